@@ -1,0 +1,1 @@
+"""Sessions on disk: the recorder and the store."""
