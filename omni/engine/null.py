@@ -1,0 +1,228 @@
+"""The null engine: answers by a script, at once. For measuring and testing the fabric.
+
+Duplex: listens, and in every `speak_every`-th unit speaks a tone and the unit's number.
+Half duplex: a turn ends with the first quiet chunk after a loud one. Chat and half duplex answer
+with the user's own words, a word in each step. Anything else would need a model.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+import numpy as np
+from attrs import define, field, frozen
+
+from omni.engine import (
+    EMPTY,
+    Arrival,
+    AudioChunk,
+    Buffer,
+    Capabilities,
+    ChatDone,
+    ChatRequest,
+    Close,
+    Emission,
+    Failed,
+    Generating,
+    PrefillDone,
+    Prepared,
+    PrepareDuplex,
+    PrepareHalfDuplex,
+    ReplyChunk,
+    SessionEvent,
+    SessionInput,
+    Slot,
+    StageCosts,
+    StopAnswer,
+    TurnDone,
+    UnitResult,
+    VadState,
+)
+
+OUT_HZ = 24_000
+IN_HZ = 16_000
+NUM_SLOTS = 1024
+
+#: Mean level above which a half-duplex chunk counts as speech; -40 dB of full scale.
+LOUD = 0.01
+
+
+@frozen(kw_only=True)
+class Script:
+    """How the engine answers. delay_s: what each step with inputs costs, as if it computed."""
+
+    speak_every: int = 4
+    tone_hz: float = 440.0
+    tone_s: float = 1.0
+    delay_s: float = 0.0
+
+
+@define
+class _Session:
+    opening: ChatRequest | PrepareHalfDuplex | PrepareDuplex
+    num_units: int = 0
+    num_turns: int = 0
+    speech_ms: int = 0
+    said: str = ""
+    words: list[str] = field(factory=list)  # of the answer, still to be said
+
+    @property
+    def speaks(self) -> bool:
+        return isinstance(self.opening, PrepareDuplex) or self.opening.speak
+
+
+class NullEngine:
+    """Meets `omni.engine.Engine` without a model."""
+
+    def __init__(self, num_slots: int = NUM_SLOTS, script: Script = Script()) -> None:
+        self._num_slots = num_slots
+        self._script = script
+        self._sessions: dict[Slot, _Session] = {}
+        self._talking: dict[Slot, _Session] = {}  # those with words left
+        self._tone = _tone(script)
+
+    def load(self, wake: Callable[[], None]) -> Capabilities:
+        """Return the capabilities; there is nothing to load."""
+        return Capabilities(
+            engine="null",
+            model="scripted answers (no model)",
+            modes=("chat", "half_duplex", "audio_duplex", "omni_duplex"),
+            num_slots=self._num_slots,
+            notice="No model is running: answers follow a script, for tests and measurements.",
+            vision=True,
+            min_chunk_ms=20,
+        )
+
+    @property
+    def busy(self) -> bool:
+        """True while an answer has words left."""
+        return bool(self._talking)
+
+    def step(self, arrivals: Sequence[Arrival]) -> Sequence[Emission]:
+        """Answer *arrivals*, and say one more word of every running answer."""
+        if self._script.delay_s and (arrivals or self.busy):
+            time.sleep(self._script.delay_s)
+        answers = [
+            Emission(arrival.slot, event)
+            for arrival in arrivals
+            for event in self._answer(arrival.slot, arrival.input)
+        ]
+        return answers + self._say_words()
+
+    def close(self) -> None:
+        """Forget every session."""
+        self._sessions.clear()
+        self._talking.clear()
+
+    def _answer(self, slot: Slot, message: SessionInput) -> list[SessionEvent]:
+        match message:
+            case ChatRequest():
+                return self._open_chat(slot, message)
+            case PrepareHalfDuplex():
+                self._sessions[slot] = _Session(message)
+                return [Prepared()]
+            case PrepareDuplex():
+                self._sessions[slot] = _Session(message)
+                return [Prepared(chunk_ms=max(20, message.chunk_ms))]
+            case Close():
+                self._sessions.pop(slot, None)
+                self._talking.pop(slot, None)
+                return []
+        session = self._sessions.get(slot)
+        if session is None:
+            return [Failed(code="protocol_error", message="the slot is not open", fatal=True)]
+        if isinstance(message, StopAnswer):
+            return self._stop(slot, session)
+        return self._hear(slot, session, message)
+
+    def _open_chat(self, slot: Slot, request: ChatRequest) -> list[SessionEvent]:
+        asked = [part.text for part in request.messages[-1].parts if part.text]
+        words = " ".join(asked).split() or ["nothing"]
+        session = _Session(request, words=words[: request.max_new_tokens])
+        self._sessions[slot] = self._talking[slot] = session
+        return [PrefillDone(input_tokens=len(words))]
+
+    def _hear(self, slot: Slot, session: _Session, chunk: AudioChunk) -> list[SessionEvent]:
+        match session.opening:
+            case PrepareDuplex() as opening:
+                return [self._unit(session, opening, chunk)]
+            case PrepareHalfDuplex():
+                return self._listen_for_turn(slot, session, chunk)
+            case ChatRequest():
+                return [Failed(code="protocol_error", message="a chat takes no audio chunks")]
+            case _:
+                assert_never(session.opening)
+
+    def _unit(self, session: _Session, opening: PrepareDuplex, chunk: AudioChunk) -> UnitResult:
+        session.num_units += 1
+        number = session.num_units
+        forced = chunk.force_listen or number <= opening.force_listen_count
+        if forced or number % self._script.speak_every:
+            return UnitResult(is_listen=True, current_time=number, costs=StageCosts(all_ms=0.0))
+        return UnitResult(
+            is_listen=False,
+            text=f"unit {number} ",
+            pcm=self._tone if opening.generate_audio else EMPTY,
+            end_of_turn=True,
+            current_time=number,
+            costs=StageCosts(all_ms=0.0),
+            token_ids=(number,),
+        )
+
+    def _listen_for_turn(
+        self, slot: Slot, session: _Session, chunk: AudioChunk
+    ) -> list[SessionEvent]:
+        pcm = np.frombuffer(chunk.pcm, np.float32)
+        was_speaking = session.speech_ms > 0
+        if session.words:
+            return []
+        if pcm.size and float(np.abs(pcm).mean()) > LOUD:
+            session.speech_ms += pcm.size * 1000 // IN_HZ
+            return [] if was_speaking else [VadState(speaking=True)]
+        if not was_speaking:
+            return []
+        duration_ms, session.speech_ms = session.speech_ms, 0
+        session.words = f"you spoke for {duration_ms} ms".split()
+        self._talking[slot] = session
+        return [VadState(speaking=False), Generating(speech_duration_ms=duration_ms)]
+
+    def _stop(self, slot: Slot, session: _Session) -> list[SessionEvent]:
+        if not session.words:
+            return []
+        session.words = []
+        return self._finish(slot, session, cancelled=True)
+
+    def _say_words(self) -> list[Emission]:
+        said: list[Emission] = []
+        for slot, session in list(self._talking.items()):
+            word = session.words.pop(0)
+            last = not session.words
+            text = word if last else word + " "
+            session.said += text
+            pcm = self._tone if session.speaks else EMPTY
+            said.append(Emission(slot, ReplyChunk(text=text, pcm=pcm, is_final=last)))
+            if last:
+                said += [Emission(slot, event) for event in self._finish(slot, session)]
+        return said
+
+    def _finish(self, slot: Slot, session: _Session, cancelled: bool = False) -> list[SessionEvent]:
+        del self._talking[slot]
+        text, session.said = session.said.strip(), ""
+        if isinstance(session.opening, ChatRequest):
+            del self._sessions[slot]
+            num_words = len(text.split())
+            return [
+                ChatDone(
+                    text=text,
+                    input_tokens=num_words,
+                    generated_tokens=num_words,
+                    finish_reason="cancelled" if cancelled else "stop",
+                )
+            ]
+        session.num_turns += 1
+        return [TurnDone(turn_index=session.num_turns, text=text)]
+
+
+def _tone(script: Script) -> Buffer:
+    at_s = np.arange(int(OUT_HZ * script.tone_s), dtype=np.float32) / OUT_HZ
+    return Buffer((0.2 * np.sin(2 * np.pi * script.tone_hz * at_s)).astype(np.float32).tobytes())
