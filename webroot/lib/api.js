@@ -1,0 +1,47 @@
+/** Every HTTP call of the pages. Each gives up after a few seconds; absence of an endpoint is not an error. */
+
+const TIMEOUT_MS = 5000;
+
+/**
+ * @param {string} path
+ * @returns {Promise<any|null>} null when there is no such endpoint or no server
+ */
+async function getJson(path) {
+  try {
+    const response = await fetch(path, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    return response.ok ? await response.json() : null;
+  } catch {
+    return null;
+  }
+}
+
+/** @typedef {{app_id: string, name: string, route: string}} App */
+
+/** The enabled apps; null when the server does not tell. @returns {Promise<App[]|null>} */
+export async function getApps() {
+  const reply = await getJson("/api/apps");
+  return Array.isArray(reply?.apps) ? reply.apps : null;
+}
+
+/** @returns {Promise<import("./protocol.js").FrontendDefaults>} */
+export async function getDefaults() {
+  const reply = await getJson("/api/frontend_defaults");
+  return { playback_delay_ms: 200, ...(reply ?? {}) };
+}
+
+/**
+ * @typedef {object} ServiceStatus
+ * @property {number} total_workers
+ * @property {number} idle_workers
+ * @property {number} queue_length
+ */
+
+/** null when the server is not reachable or not ready. @returns {Promise<ServiceStatus|null>} */
+export async function getStatus() {
+  return getJson("/status");
+}
+
+/** True when the server answers at all: tells a refused session from an absent server. */
+export async function isServerUp() {
+  return (await getJson("/health")) !== null;
+}
