@@ -1,0 +1,1 @@
+"""The MiniCPM-o 4.5 engine: the published checkpoint, many sessions in one batch."""

@@ -1,0 +1,174 @@
+"""Layers shared by the language model and the speech-token model, and how modules are made."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omni.minicpmo.model.attention import AttentionPlan, additive_masks, attend
+from omni.minicpmo.model.config import DecoderConfig
+
+
+def rotary_frequencies(head_dim: int, theta: float, device: torch.device | str) -> Tensor:
+    """Return (head_dim / 2,) float32 angular steps per position.
+
+    Never a module's parameter or buffer: casting a model to bf16 would round them, an angle error
+    of 0.58 rad at position 500 already.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    return 1.0 / theta**exponents
+
+
+def rotary_tables(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cos and sin, each (N, 1, D) float32, of positions (N,) with D / 2 frequencies."""
+    angles = positions.to(torch.float32)[:, None] * frequencies
+    angles = torch.cat((angles, angles), dim=-1)[:, None]
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate x (N, heads, D) in float32 and return it in its own dtype (halves layout)."""
+    wide = x.float()
+    first, second = wide.chunk(2, dim=-1)
+    return (wide * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+
+
+def rotate_keys(keys: Tensor, shift: int, frequencies: Tensor) -> Tensor:
+    """Move keys (N, heads, D) that stand in the cache by *shift* positions, with one rotation."""
+    angles = shift * frequencies
+    angles = torch.cat((angles, angles))
+    return rotate(keys, angles.cos(), angles.sin())
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension; the variance is taken in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self._eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self._eps)
+
+
+class Projector(nn.Module):
+    """linear2(ReLU(linear1(x))): the audio projector and the speech model's semantic projector."""
+
+    def __init__(self, in_size: int, hidden_size: int, out_size: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(in_size, hidden_size)
+        self.linear2 = nn.Linear(hidden_size, out_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear2(F.relu(self.linear1(x)))
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """One pre-norm block: grouped-query attention, SwiGLU; q, k, v and gate, up are fused."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self._config = config
+        self._query_size = config.num_heads * config.head_dim
+        self._kv_size = config.num_kv_heads * config.head_dim
+        size, wide = config.hidden_size, config.intermediate_size
+        self.qkv_proj = nn.Linear(size, self._query_size + 2 * self._kv_size, bias=False)
+        self.o_proj = nn.Linear(self._query_size, size, bias=False)
+        self.gate_up_proj = nn.Linear(size, 2 * wide, bias=False)
+        self.down_proj = nn.Linear(wide, size, bias=False)
+        self.input_layernorm = RMSNorm(size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(size, config.rms_norm_eps)
+        if config.has_qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def checkpoint_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the published name of each weight and the slice of our memory that it fills."""
+        sizes = [self._query_size, self._kv_size, self._kv_size]
+        for name, part in zip("qkv", self.qkv_proj.weight.split(sizes), strict=True):
+            yield f"self_attn.{name}_proj.weight", part
+        yield "self_attn.o_proj.weight", self.o_proj.weight
+        if self._config.has_qk_norm:
+            yield "self_attn.q_norm.weight", self.q_norm.weight
+            yield "self_attn.k_norm.weight", self.k_norm.weight
+        gate, up = self.gate_up_proj.weight.chunk(2)
+        yield "mlp.gate_proj.weight", gate
+        yield "mlp.up_proj.weight", up
+        yield "mlp.down_proj.weight", self.down_proj.weight
+        yield "input_layernorm.weight", self.input_layernorm.weight
+        yield "post_attention_layernorm.weight", self.post_attention_layernorm.weight
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        pool: Tensor,
+        plan: AttentionPlan,
+        masks: tuple[Tensor | None, ...],
+    ) -> Tensor:
+        query, key, value = self._qkv(self.input_layernorm(x), rotary)
+        x = x + self.o_proj(attend(query, key, value, pool, plan, masks))
+        gate, up = self.gate_up_proj(self.post_attention_layernorm(x)).chunk(2, dim=-1)
+        out: Tensor = x + self.down_proj(F.silu(gate) * up)
+        return out
+
+    def _qkv(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = [self._query_size, self._kv_size, self._kv_size]
+        parts = self.qkv_proj(x).split(sizes, dim=-1)
+        query, key, value = (t.unflatten(-1, (-1, self._config.head_dim)) for t in parts)
+        if self._config.has_qk_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        return rotate(query, *rotary), rotate(key, *rotary), value
+
+
+class Decoder(nn.Module):
+    """The causal stack with its final norm; embeddings in, post-norm hidden states out."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self._frequencies: Tensor | None = None
+
+    def checkpoint_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield published names below `model.` and the memory that each fills."""
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
+            for name, tensor in layer.checkpoint_tensors():
+                yield f"layers.{index}.{name}", tensor
+        yield "norm.weight", self.norm.weight
+
+    def frequencies(self, device: torch.device) -> Tensor:
+        """Return the rotary frequencies on *device*, float32, made once."""
+        if self._frequencies is None or self._frequencies.device != device:
+            head_dim, theta = self.config.head_dim, self.config.rope_theta
+            self._frequencies = rotary_frequencies(head_dim, theta, device)
+        return self._frequencies
+
+    def forward(self, embeds: Tensor, plan: AttentionPlan, pool: Tensor) -> Tensor:
+        """Run the N packed tokens of one step and append them to the cache.
+
+        embeds: (N, C). pool: (layers, 2, pages, page_size, KV heads, D), mutated at
+        plan.write_index. Returns (N, C) hidden states after the final norm. Nothing here reads a
+        value on the host.
+        """
+        rotary = rotary_tables(plan.positions, self.frequencies(embeds.device))
+        ratio = self.config.num_heads // self.config.num_kv_heads
+        masks = additive_masks(plan, pool.shape[3], ratio, embeds.dtype)
+        x = embeds
+        for layer, layer_pool in zip(self.layers, pool, strict=True):
+            x = layer(x, rotary, layer_pool, plan, masks)
+        out: Tensor = self.norm(x)
+        return out
+
+
+def materialize(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Give a module built on the meta device memory on *device*, still to be filled."""
+    module.to(dtype)
+    module.to_empty(device=device)
+    module.requires_grad_(False)
+    module.eval()
