@@ -195,17 +195,18 @@ class EngineThread:
                 duplex.unanswered.extend([_SKIPPED] * count)
 
     def _pair(self, emission: Emission, made_ns: int) -> list[Output]:
-        """Return *emission* with the context of its chunk, and the skipped ones due after it."""
+        """Return *emission* with the context of its chunk, and the skipped ones around it."""
         slot, event = emission.slot, emission.event
         duplex = self._duplex.get(slot)
         if isinstance(event, Failed) and event.fatal:
             self._duplex.pop(slot, None)
         elif isinstance(event, UnitResult | Prepared) and duplex and duplex.unanswered:
-            chunk = duplex.unanswered.popleft()
+            before = self._answer_skipped(slot, made_ns)
+            chunk = duplex.unanswered.popleft() if duplex.unanswered else _SKIPPED
             if isinstance(event, UnitResult):
                 duplex.current_time = event.current_time
             spoken = Spoken(emission, chunk.context, chunk.taken_ns, made_ns)
-            return [spoken, *self._answer_skipped(slot, made_ns)]
+            return [*before, spoken, *self._answer_skipped(slot, made_ns)]
         return [Spoken(emission, None, 0, made_ns)]
 
     def _answer_skipped(self, slot: Slot, made_ns: int) -> list[Output]:
