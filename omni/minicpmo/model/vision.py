@@ -7,8 +7,10 @@ ms).
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omni.minicpmo.model.config import ResamplerConfig, VisionConfig
@@ -22,12 +24,24 @@ _MAX_CACHED_TABLES = 256  # position tables kept, one per image size
 def position_buckets(num_patches: int, grid_size: int) -> Tensor:
     """Return (num_patches,) int64 rows of the learned grid along one axis.
 
-    Exactly these float32 steps: they differ from floor(grid_size * i / n) for 47 values of n below
-    300.
+    The published table comes from float32 steps 1 / n counted in vectors of eight, and differs from
+    floor(grid_size * i / n) for 47 values of n below 300. `torch.arange` gives other values on
+    other processors (measured: n = 49 and 58 with vectors of sixteen), so the rounding is spelled
+    out.
     """
-    fractions = torch.arange(0, 1 - 1e-6, 1 / num_patches, dtype=torch.float32)
-    boundaries = torch.arange(1 / grid_size, 1.0, 1 / grid_size, dtype=torch.float32)
-    return torch.bucketize(fractions, boundaries, right=True)[:num_patches]
+    fractions = _vector_arange(0.0, float(np.float32(1) / np.float32(num_patches)), num_patches)
+    boundaries = _vector_arange(1 / grid_size, 1 / grid_size, grid_size - 1)
+    return torch.from_numpy(np.searchsorted(boundaries, fractions, side="right"))
+
+
+def _vector_arange(start: float, step: float, count: int) -> NDArray[np.float32]:
+    """Return start + i * step as eight-lane float32 arithmetic rounds it."""
+    index = np.arange(count)
+    values = (start + index * step).astype(np.float32)
+    bases = (start + index // 8 * 8 * step).astype(np.float32).astype(np.float64)
+    whole = count // 8 * 8
+    values[:whole] = (bases + index % 8 * step).astype(np.float32)[:whole]
+    return values
 
 
 class VisionLayer(nn.Module):

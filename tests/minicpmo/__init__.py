@@ -1,0 +1,1 @@
+"""Tests of omni; they mirror its modules."""
