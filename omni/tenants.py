@@ -26,7 +26,6 @@ from omni.messages import (
     KINDS,
     MESSAGES,
     Header,
-    HeldLease,
     Leased,
     Message,
     Revoked,
@@ -50,7 +49,6 @@ class _Tenant:
     slot: Slot
     leased: Leased
     since_s: float
-    num_sent: int = 0
     is_open: bool = False
     is_over: bool = False
     is_closing: bool = False
@@ -68,32 +66,15 @@ class Tenants:
         inbox: Inbox,
         send: Send,
         clock_s: Callable[[], float] = time.monotonic,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._inbox = inbox
         self._send = send
         self._clock_s = clock_s
-        self._clock_ns = clock_ns
         self._by_session: dict[str, _Tenant] = {}
         self._by_index: dict[int, _Tenant] = {}
 
     def __len__(self) -> int:
         return len(self._by_session)
-
-    def held_leases(self) -> tuple[HeldLease, ...]:
-        """Return what a new broker must know."""
-        return tuple(
-            HeldLease(
-                session=tenant.session,
-                request_type=tenant.leased.request_type,
-                worker=tenant.leased.worker,
-                slot=tenant.slot.index,
-                generation=tenant.slot.generation,
-                client_id=tenant.leased.client_id,
-                elapsed_s=self._clock_s() - tenant.since_s,
-            )
-            for tenant in self._by_session.values()
-        )
 
     def on_message(self, header: Header, message: Message) -> None:
         """Take one message of the broker."""
@@ -140,13 +121,12 @@ class Tenants:
 
     def _lease(self, header: Header, leased: Leased) -> None:
         slot = Slot(index=leased.slot, generation=header.generation)
-        known = self._by_session.get(header.session)
-        if known is not None and known.slot == slot:
-            return  # told twice: a new broker confirms what it was told in hello
-        for tenant in {id(t): t for t in (known, self._by_index.get(slot.index)) if t}.values():
+        known = (self._by_session.get(header.session), self._by_index.get(slot.index))
+        for tenant in {id(there): there for there in known if there is not None}.values():
             log.warning("slot %s is leased again before it was free", tenant.slot.index)
+            self._inbox.forget(tenant.slot)
             self._inbox.put(Waiting(Arrival(tenant.slot, Close())))
-            self._forget(tenant)
+            self._free(tenant)
         tenant = _Tenant(header.session, slot, leased, self._clock_s())
         self._by_session[header.session] = self._by_index[slot.index] = tenant
         log.info(
@@ -158,12 +138,9 @@ class Tenants:
 
     def _revoke(self, header: Header, revoked: Revoked) -> None:
         tenant = self._by_session.get(header.session)
-        if tenant is None or tenant.slot.generation != header.generation:
-            self._send(_header(header.session, header.generation), SlotFreed())
-            return
-        if revoked.message:
-            log.info("lease ends: %s", revoked.message, extra={"session_id": header.session})
-        self._close(tenant)
+        if tenant is not None and tenant.slot.generation == header.generation:
+            log.info("lease ends: %s", revoked.code, extra={"session_id": header.session})
+            self._close(tenant)
 
     def _take_input(self, header: Header, message: SessionInput) -> None:
         tenant = self._by_session.get(header.session)
@@ -200,27 +177,20 @@ class Tenants:
             self._free(tenant)
 
     def _free(self, tenant: _Tenant) -> None:
-        self._forget(tenant)
-        self._send(_header(tenant.session, tenant.slot.generation), SlotFreed())
+        del self._by_session[tenant.session]
+        del self._by_index[tenant.slot.index]
+        freed = Header(kind="", session=tenant.session, generation=tenant.slot.generation)
+        self._send(freed, SlotFreed())
         log.info(
             "session ends after %.1f s",
             self._clock_s() - tenant.since_s,
             extra={"session_id": tenant.session},
         )
 
-    def _forget(self, tenant: _Tenant) -> None:
-        del self._by_session[tenant.session]
-        del self._by_index[tenant.slot.index]
-
     def _answer(
         self, tenant: _Tenant, event: SessionEvent, stamps: tuple[Stamp, ...] = ()
     ) -> None:
-        tenant.num_sent += 1
-        header = _header(tenant.session, tenant.slot.generation, tenant.num_sent, stamps)
+        header = Header(
+            kind="", session=tenant.session, generation=tenant.slot.generation, stamps=stamps
+        )
         self._send(header, event)
-
-
-def _header(
-    session: str, generation: int, seq: int = 0, stamps: tuple[Stamp, ...] = ()
-) -> Header:
-    return Header(kind="", session=session, seq=seq, generation=generation, stamps=stamps)
