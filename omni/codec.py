@@ -6,7 +6,7 @@ bytes are never packed. Parts above `ZERO_COPY_BYTES` should be sent without cop
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgpack
 from attrs import evolve
@@ -21,6 +21,30 @@ Part = bytes | memoryview
 
 #: pyzmq: below this, copying a part is faster than tracking it (measured on pyzmq 27: ~150 KB).
 ZERO_COPY_BYTES = 65_536
+
+#: Stamps that a header may carry; a message that circles is a bug, not a reason to grow.
+MAX_STAMPS = 64
+
+
+class VersionMismatch(ProtocolError):
+    """The other side speaks another version of the protocol."""
+
+    def __init__(self, version: object) -> None:
+        super().__init__(
+            f"peer speaks protocol {version!r}, this is {PROTOCOL_VERSION}: "
+            "run the same omni version everywhere"
+        )
+        self.version = version
+
+
+class Relayed(NamedTuple):
+    """What a broker needs of a header, and the header as it goes on."""
+
+    kind: str
+    session: str
+    generation: int
+    part: bytes
+
 
 _converter = make_converter(forbid_extra_keys=True, omit_if_default=True)
 _buffers: ContextVar[list[Part]] = ContextVar("buffers")
@@ -57,40 +81,69 @@ _converter.register_structure_hook(Buffer, _take_buffer)
 
 def encode_header(header: Header) -> bytes:
     """Return *header* as one part: a msgpack array in a fixed order."""
-    stamps = [item for stamp in header.stamps for item in (stamp.hop, stamp.at_ns)]
+    stamps: list[str | int] = []
+    for stamp in header.stamps:
+        stamps += (stamp.hop, stamp.at_ns)
     fields = [
         header.version,
         header.kind,
         header.session,
         header.seq,
         header.generation,
+        header.ack,
         stamps,
     ]
     return cast(bytes, msgpack.packb(fields))
 
 
 def decode_header(part: Part) -> Header:
-    """Return the header in *part*. Raises: ProtocolError; also for another protocol version."""
+    """Return the header in *part*. Raises: ProtocolError; VersionMismatch for another protocol."""
+    _, kind, session, seq, generation, ack, stamps = _header_fields(part)
+    pairs = zip(stamps[::2], stamps[1::2])
+    return Header(
+        kind=kind,
+        session=session,
+        seq=seq,
+        generation=generation,
+        ack=ack,
+        stamps=tuple(Stamp(hop, at_ns) for hop, at_ns in pairs),
+    )
+
+
+def relay_header(part: Part, hop: str, at_ns: int) -> Relayed:
+    """Return the header in *part* with one more stamp, without making objects of the rest.
+
+    Raises: ProtocolError; VersionMismatch for another protocol.
+    """
+    fields = _header_fields(part)
+    stamps = fields[6]
+    if len(stamps) < 2 * MAX_STAMPS:
+        stamps += (hop, at_ns)
+    return Relayed(fields[1], fields[2], fields[4], cast(bytes, msgpack.packb(fields)))
+
+
+_HEADER_TYPES = (int, str, str, int, int, int, list)
+
+
+def _header_fields(part: Part) -> list[Any]:  # as _HEADER_TYPES
     try:
-        version, *rest = msgpack.unpackb(part)
-        if version != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"peer speaks protocol {version!r}, this is {PROTOCOL_VERSION}: "
-                "run the same omni version everywhere"
-            )
-        kind, session, seq, generation, stamps = rest
-        for value, expected in ((kind, str), (session, str), (seq, int), (generation, int)):
-            _exact(value, expected)
-        pairs = zip(stamps[::2], stamps[1::2], strict=True)
-        return Header(
-            kind=kind,
-            session=session,
-            seq=seq,
-            generation=generation,
-            stamps=tuple(Stamp(_exact(hop, str), _exact(at, int)) for hop, at in pairs),
-        )
+        fields = msgpack.unpackb(part)
     except (ValueError, TypeError, msgpack.UnpackException) as exc:
-        raise ProtocolError(f"malformed header: {exc}") from exc
+        raise ProtocolError(f"malformed header: {exc!r}") from exc
+    if type(fields) is not list or not fields or type(fields[0]) is not int:
+        raise ProtocolError("malformed header: not an array that begins with a version")
+    if fields[0] != PROTOCOL_VERSION:
+        raise VersionMismatch(fields[0])
+    if tuple(map(type, fields)) != _HEADER_TYPES:
+        raise ProtocolError("malformed header: wrong fields")
+    stamps = fields[6]
+    if len(stamps) % 2 or len(stamps) > 2 * MAX_STAMPS:
+        raise ProtocolError("malformed header: wrong number of stamps")
+    if not all(type(hop) is str for hop in stamps[::2]):
+        raise ProtocolError("malformed header: a stamp without a hop")
+    if not all(type(at_ns) is int for at_ns in stamps[1::2]):
+        raise ProtocolError("malformed header: a stamp without a time")
+    return fields
 
 
 def stamped(header: Header, hop: str, at_ns: int) -> Header:
@@ -123,7 +176,7 @@ def decode(header: Header, parts: Sequence[Part]) -> Message:
         return cast(Message, _converter.structure(msgpack.unpackb(parts[0]), cls))
     except BaseValidationError as exc:
         raise ProtocolError(f"{header.kind}: " + "; ".join(transform_error(exc))) from exc
-    except (ValueError, TypeError, AttributeError, KeyError, msgpack.UnpackException) as exc:
+    except (ValueError, TypeError, AttributeError, LookupError, msgpack.UnpackException) as exc:
         raise ProtocolError(f"malformed {header.kind}: {exc!r}") from exc
     finally:
         _buffers.reset(token)

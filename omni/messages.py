@@ -15,7 +15,7 @@ from omni.engine import Capabilities
 PROTOCOL_VERSION = 1
 
 RequestType = Literal["chat", "half_duplex_audio", "audio_duplex", "omni_duplex", "streaming"]
-Role = Literal["web", "worker", "launcher"]
+Role = Literal["web", "worker", "launcher", "cli"]
 PeerState = Literal["loading", "ready", "draining", "error"]
 
 
@@ -32,13 +32,15 @@ class Header:
     """The first part of every message; all that the broker reads of session messages.
 
     session: routing key of a session, unique for each connection ("" for fabric messages).
-    seq: counts one sender's messages of a session from 1. generation: of the slot, 0 until leased.
+    seq: counts one sender's session messages from 1. generation: of the slot, 0 until leased.
+    ack: the highest seq that the sender of this message has received from the other end.
     """
 
     kind: str
     session: str = ""
     seq: int = 0
     generation: int = 0
+    ack: int = 0
     stamps: tuple[Stamp, ...] = ()
     version: int = PROTOCOL_VERSION
 
@@ -51,6 +53,7 @@ class HeldLease:
     """A lease that a peer holds; reported in hello, so that a new broker can rebuild its table.
 
     elapsed_s: how long ago it began. client_id: the session id that the client knows.
+    received_seq: the highest seq that this peer has received from the other end.
     """
 
     session: str
@@ -60,6 +63,7 @@ class HeldLease:
     generation: int
     client_id: str = ""
     elapsed_s: float = 0.0
+    received_seq: int = 0
 
 
 @frozen(kw_only=True)
@@ -90,7 +94,11 @@ class Welcome:
 
 @frozen(kw_only=True)
 class Refused:
-    """The broker will not talk to this peer: another protocol version, or a name taken."""
+    """The broker will not talk to this peer.
+
+    `version`: another protocol version; final. `name_taken`: another process has the name; say
+    hello again later. `unknown_peer`: the broker does not know the sender; say hello now.
+    """
 
     code: str
     message: str
@@ -117,10 +125,14 @@ class Goodbye:
 
 @frozen(kw_only=True)
 class PeerExited:
-    """The launcher's word that a child process is gone; faster than missed heartbeats."""
+    """The launcher's word that a child process is gone; faster than missed heartbeats.
+
+    given_up: it will not be started again.
+    """
 
     name: str
     pid: int
+    given_up: bool = False
 
 
 # --- queue and leases: web -> broker ------------------------------------------------------------
@@ -128,10 +140,14 @@ class PeerExited:
 
 @frozen(kw_only=True)
 class Enqueue:
-    """Ask for a slot for header.session. Answered by `Leased`, `Queued` or `TicketEnded`."""
+    """Ask for a slot for header.session. Answered by `Leased`, `Queued` or `TicketEnded`.
+
+    Saying it again changes nothing. waited_s: how long it has waited already, at another broker.
+    """
 
     request_type: RequestType
     client_id: str
+    waited_s: float = 0.0
 
 
 @frozen(kw_only=True)
@@ -227,6 +243,17 @@ class Revoked:
 
     code: str
     message: str
+
+
+@frozen(kw_only=True)
+class Rejoined:
+    """A lease reported in hello is whole again: both of its ends have found this broker.
+
+    received_seq: the highest seq that the other end has; send again what is above it. None: nothing
+    was lost, go on.
+    """
+
+    received_seq: int | None = None
 
 
 @frozen(kw_only=True)
@@ -327,6 +354,7 @@ Message = (
     | Leased
     | TicketEnded
     | Revoked
+    | Rejoined
     | SlotFreed
     | Status
     | Answer
@@ -372,6 +400,7 @@ FABRIC: dict[str, type] = {
     "leased": Leased,
     "ticket_ended": TicketEnded,
     "revoked": Revoked,
+    "rejoined": Rejoined,
     "slot_freed": SlotFreed,
     "status": Status,
     "answer": Answer,

@@ -1,0 +1,380 @@
+"""DEALER side of a worker, for its I/O thread: hello, heartbeat, reconnect, session messages.
+
+Nothing here blocks but `poll`. The socket belongs to the thread that calls it; only `wake` may be
+called from others.
+"""
+
+import logging
+import math
+import os
+import socket as sockets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+
+import zmq
+from attrs import define, evolve
+
+from omni.codec import Part, VersionMismatch, decode, decode_header, encode, stamped
+from omni.delivery import Stream
+from omni.engine import Capabilities, Failed
+from omni.errors import ProtocolError
+from omni.messages import (
+    TO_WORKER,
+    Goodbye,
+    Header,
+    Heartbeat,
+    HeldLease,
+    Hello,
+    Leased,
+    Message,
+    PeerState,
+    Refused,
+    Rejoined,
+    Revoked,
+    SlotFreed,
+    Welcome,
+)
+from omni.settings import FabricSettings
+from omni.wire import connect_dealer, routing_id
+
+log = logging.getLogger(__name__)
+
+#: Messages taken in one `poll`; more wait in the socket, so that an outbox gets its turn.
+MAX_BATCH = 64
+#: While the broker has not answered, hello is said again so often.
+HELLO_PAUSE_S = 0.05
+FAREWELL_MS = 200
+
+
+@define(eq=False)
+class _Held:
+    """A lease that this worker holds, with the traffic of its session."""
+
+    leased: Leased
+    generation: int
+    since_s: float
+    stream: Stream
+    has_ended: bool = False  # `Revoked` is on its way to the worker
+
+
+class WorkerLink:
+    """The worker's end of the fabric; made by `open_worker_link`.
+
+    pulse: says how the engine loop is. While the state is `ready`, a heartbeat is sent only if
+    `steps` has grown since the last one: a hung engine is a silent worker.
+    """
+
+    def __init__(
+        self,
+        fabric: FabricSettings,
+        socket: "zmq.Socket[bytes]",
+        name: str,
+        gpu: str,
+        pulse: Callable[[], Heartbeat],
+    ) -> None:
+        self.connected = False
+        self.num_dropped = 0  # messages for sessions that are not here (any more)
+        self._fabric = fabric
+        self._socket = socket
+        self._name, self._gpu = name, gpu
+        self._pulse = pulse
+        self._state: PeerState = "loading"
+        self._capabilities: Capabilities | None = None
+        self._held: dict[str, _Held] = {}
+        self._unsent: set[str] = set()  # sessions whose messages wait here
+        self._to_broker: deque[tuple[Header, Message]] = deque()  # bounded, see _tell
+        self._own_inbox: list[tuple[Header, Message]] = []  # leases that ended here
+        self._heard_at_s = time.monotonic()
+        self._hello_at_s = self._beat_due_s = 0.0
+        self._must_say_hello = False
+        self._beat_steps = -1
+        self._host = sockets.gethostname()
+        self._wake_in, self._wake_out = sockets.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(self._wake_in.fileno(), zmq.POLLIN)
+
+    def announce(self, state: PeerState, capabilities: Capabilities | None = None) -> None:
+        """Tell the broker, now and after each of its restarts, what this worker is."""
+        self._state = state
+        self._capabilities = capabilities or self._capabilities
+        self._hello_at_s, self._must_say_hello = 0.0, True
+        self._say_hello(time.monotonic())
+
+    def say_goodbye(self, reason: str) -> None:
+        """Tell the broker that this worker leaves; what it still holds ends at once."""
+        self._send(encode(Header(kind=""), Goodbye(reason=reason)))
+
+    def wake(self) -> None:
+        """End the running `poll`. May be called from any thread."""
+        try:
+            self._wake_out.send(b"\0")
+        except (BlockingIOError, OSError):  # it is being woken already, or closed
+            pass
+
+    def poll(self, timeout_s: float) -> list[tuple[Header, Message]]:
+        """Return what came: `Leased`, `Revoked` and inputs of sessions; empty after *timeout_s*.
+
+        An input that is malformed is answered with `Failed` here. Raises: ProtocolError when the
+        broker speaks another version.
+        """
+        ready = self._wait(timeout_s)
+        inbox: list[tuple[Header, Message]] = []
+        if self._wake_in.fileno() in ready:
+            self._wake_in.recv(4096)
+        if self._socket in ready:
+            self._take_batch(inbox)
+        self._keep_alive(time.monotonic())
+        self._flush_to_broker()
+        for session in list(self._unsent):
+            self._flush(session)
+        inbox += self._own_inbox
+        self._own_inbox = []
+        return inbox
+
+    def send(self, header: Header, message: Message) -> None:
+        """Send an event of header.session, or `SlotFreed`. Never blocks.
+
+        header: session and generation; its stamps go on before this one. An event for a session
+        that is not here is dropped. Where the broker takes nothing for so long that no room is
+        left, the session is ended: `poll` gives its `Revoked`.
+        """
+        held = self._held.get(header.session)
+        if held is None or held.generation != header.generation:
+            self.num_dropped += 1
+            return
+        if isinstance(message, SlotFreed):
+            self._flush(header.session)
+            del self._held[header.session]
+            self._unsent.discard(header.session)
+            self._tell(Header(kind="", session=header.session, generation=held.generation), message)
+            return
+        numbered = evolve(header, seq=held.stream.next_seq, ack=held.stream.received)
+        parts = encode(stamped(numbered, "worker", time.monotonic_ns()), message)
+        if not held.stream.keep(parts):
+            self._end_here(header.session, held, "no_capacity", "the broker takes no messages")
+            return
+        self._flush(header.session)
+
+    def close(self) -> None:
+        """Close what wakes `poll`; the socket is its opener's."""
+        self._wake_in.close()
+        self._wake_out.close()
+
+    # --- in ----------------------------------------------------------------------------------
+
+    def _wait(self, timeout_s: float) -> dict[object, int]:
+        if self._own_inbox:
+            timeout_s = 0.0
+        beat_in_s = max(0.0, self._beat_due_s - time.monotonic())
+        limit_s = beat_in_s if self.connected else HELLO_PAUSE_S
+        return dict(self._poller.poll(math.ceil(1000 * min(timeout_s, limit_s))))
+
+    def _take_batch(self, inbox: list[tuple[Header, Message]]) -> None:
+        for _ in range(MAX_BATCH):
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._heard_at_s = time.monotonic()
+            try:
+                self._take(parts, inbox)
+            except VersionMismatch:
+                raise
+            except ProtocolError as exc:
+                log.warning("from the broker: %.200s", exc)
+
+    def _take(self, parts: list[bytes], inbox: list[tuple[Header, Message]]) -> None:
+        header = decode_header(parts[0])
+        if header.kind in TO_WORKER:
+            self._take_input(header, parts, inbox)
+            return
+        message = decode(header, parts[1:])
+        match message:
+            case Leased():
+                self._take_leased(header, message, inbox)
+            case Revoked():
+                self._take_revoked(header, message, inbox)
+            case Rejoined():
+                if (held := self._held.get(header.session)) is not None:
+                    held.stream.rejoin(message.received_seq)
+                    self._unsent.add(header.session)
+            case Welcome():
+                self.connected = True
+            case Refused():
+                self._take_refused(message)
+            case Goodbye():
+                self._lose_broker("it stops")
+            case _:
+                pass  # a heartbeat; hearing it was enough
+
+    def _take_input(
+        self, header: Header, parts: list[bytes], inbox: list[tuple[Header, Message]]
+    ) -> None:
+        held = self._held.get(header.session)
+        if held is None or held.generation != header.generation:
+            self.num_dropped += 1
+            return
+        held.stream.take_ack(header.ack)
+        if not held.stream.accept(header.seq):
+            return
+        try:
+            message = decode(header, parts[1:])
+        except ProtocolError as exc:
+            failed = Failed(code="protocol_error", message=str(exc))
+            self.send(Header(kind="", session=header.session, generation=held.generation), failed)
+            return
+        inbox.append((stamped(header, "worker", time.monotonic_ns()), message))
+
+    def _take_leased(
+        self, header: Header, leased: Leased, inbox: list[tuple[Header, Message]]
+    ) -> None:
+        if header.session not in self._held:
+            now_s = time.monotonic()
+            self._held[header.session] = _Held(leased, header.generation, now_s, Stream())
+            inbox.append((header, leased))
+
+    def _take_revoked(
+        self, header: Header, revoked: Revoked, inbox: list[tuple[Header, Message]]
+    ) -> None:
+        held = self._held.get(header.session)
+        if held is not None and held.generation == header.generation:
+            inbox.append((header, revoked))
+        else:  # it was freed already, and the broker has not heard it
+            self._tell(header, SlotFreed())
+
+    def _take_refused(self, refused: Refused) -> None:
+        if refused.code == "version":
+            raise ProtocolError(refused.message)
+        if refused.code == "name_taken" and not self.connected:
+            log.debug("the broker refuses %s: %s", self._name, refused.message)
+        elif self.connected:
+            self._lose_broker("it does not know this worker")
+
+    # --- out ---------------------------------------------------------------------------------
+
+    def _flush(self, session: str) -> None:
+        stream = self._held[session].stream
+        while (parts := stream.next_unsent()) is not None:
+            if not self.connected or stream.is_held or not self._send(parts):
+                self._unsent.add(session)
+                return
+            stream.note_sent()
+        self._unsent.discard(session)
+
+    def _tell(self, header: Header, message: Message) -> None:
+        """Say *message* to the broker, later if it takes nothing now; it must not be lost.
+
+        Bounded: `SlotFreed` alone is said so, once for each lease or for each `Revoked`, and while
+        the broker is away neither comes.
+        """
+        self._to_broker.append((header, message))
+        self._flush_to_broker()
+
+    def _flush_to_broker(self) -> None:
+        while self.connected and self._to_broker and self._send(encode(*self._to_broker[0])):
+            self._to_broker.popleft()
+
+    def _send(self, parts: Sequence[Part]) -> bool:
+        try:
+            for part in parts[:-1]:
+                self._socket.send(part, zmq.SNDMORE | zmq.NOBLOCK, copy=False)
+            self._socket.send(parts[-1], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    # --- liveness ----------------------------------------------------------------------------
+
+    def _keep_alive(self, now_s: float) -> None:
+        silence_s = now_s - self._heard_at_s
+        interval_s = self._fabric.heartbeat_interval_s
+        if self.connected and silence_s > interval_s * (self._fabric.heartbeat_misses + 0.5):
+            self._lose_broker(f"it was silent for {silence_s:.1f} s")
+        if not self.connected:
+            self._say_hello(now_s)
+            if silence_s > self._fabric.lease_timeout_s and self._held:
+                for session, held in self._held.items():
+                    self._end_here(session, held, "lease_expired", "the broker is away")
+        elif self._must_say_hello:
+            self._say_hello(now_s)
+        if self.connected and now_s >= self._beat_due_s:
+            self._beat(now_s)
+
+    def _beat(self, now_s: float) -> None:
+        beat = self._pulse()
+        lives = beat.state != "ready" or beat.steps != self._beat_steps
+        if lives and self._send(encode(Header(kind=""), beat)):
+            self._beat_steps = beat.steps
+            self._beat_due_s = now_s + self._fabric.heartbeat_interval_s
+        else:
+            self._beat_due_s = now_s + self._fabric.heartbeat_interval_s / 8
+
+    def _lose_broker(self, why: str) -> None:
+        log.warning("%s lost the broker: %s", self._name, why)
+        self.connected = False
+        self._hello_at_s = 0.0
+        for held in self._held.values():
+            held.stream.is_held = True
+
+    def _say_hello(self, now_s: float) -> None:
+        if now_s - self._hello_at_s < HELLO_PAUSE_S:
+            return
+        self._hello_at_s = now_s
+        hello = Hello(
+            role="worker",
+            name=self._name,
+            pid=os.getpid(),
+            host=self._host,
+            state=self._state,
+            gpu=self._gpu,
+            capabilities=self._capabilities,
+            leases=tuple(self._lease(session, held, now_s) for session, held in self._held.items()),
+        )
+        self._must_say_hello = not self._send(encode(Header(kind=""), hello))
+
+    def _lease(self, session: str, held: _Held, now_s: float) -> HeldLease:
+        leased = held.leased
+        return HeldLease(
+            session=session,
+            request_type=leased.request_type,
+            worker=leased.worker,
+            slot=leased.slot,
+            generation=held.generation,
+            client_id=leased.client_id,
+            elapsed_s=now_s - held.since_s,
+            received_seq=held.stream.received,
+        )
+
+    def _end_here(self, session: str, held: _Held, code: str, message: str) -> None:
+        """Give the worker a `Revoked` of its own; it answers with `SlotFreed` as ever."""
+        if held.has_ended:
+            return
+        held.has_ended, held.stream = True, Stream(is_held=True)
+        header = Header(kind="revoked", session=session, generation=held.generation)
+        self._own_inbox.append((header, Revoked(code=code, message=message)))
+
+
+@contextmanager
+def open_worker_link(
+    fabric: FabricSettings, name: str, gpu: str, pulse: Callable[[], Heartbeat]
+) -> Iterator[WorkerLink]:
+    """Open the worker's link in this thread; says goodbye at the end.
+
+    Raises: SettingsError for an address that cannot be used.
+    """
+    context = zmq.Context()
+    try:
+        socket = connect_dealer(context, fabric, "worker", routing_id(name))
+        try:
+            with closing(WorkerLink(fabric, socket, name, gpu, pulse)) as link:
+                yield link
+                link.say_goodbye("the worker stops")
+        finally:
+            socket.close(FAREWELL_MS)
+    finally:
+        context.term()
