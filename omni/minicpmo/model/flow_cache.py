@@ -1,0 +1,226 @@
+"""Which cached frames each slot of the flow model attends to, and where new ones are stored.
+
+Keys and values of all slots and voices lie in one pool per layer, (F, W): first the prompt frames
+of the voices, then a private region for every slot. A slot attends to an ordered list of frame ids.
+The prompt part of the list points into the voice's frames, so sessions of one voice share them;
+what a slot writes is always its own.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+
+import torch
+from attrs import define, frozen
+from torch import Tensor
+
+
+class CacheTrim(Enum):
+    """What a chunk leaves in the caches once they are longer than prompt + 100 mel frames."""
+
+    FIXED = "fixed"  # prompt + newest 100 everywhere: the smallest private state
+    V107 = "v107"  # DiT keeps the newest P and the last 100 of the prompt (minicpmo-utils 1.0.7)
+    V105 = "v105"  # in addition the token-rate layers keep the oldest 50 codes (1.0.5, 1.0.6)
+
+
+Rule = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+def keep_newest(column: Tensor, total: Tensor, prompt: Tensor, tail: int) -> tuple[Tensor, Tensor]:
+    """Return the source index of each kept *column* and the kept length: first *prompt*, last
+    *tail*.
+
+    column: (1, K). total, prompt: (B, 1), lengths of the untrimmed list and of its prompt part.
+    Returns (B, K), defined where column < length, and (B, 1).
+    """
+    limit = prompt + tail
+    beyond = (total > limit) & (column >= prompt)
+    source = torch.where(beyond, total - limit + column, column)
+    return source, torch.minimum(total, limit)
+
+
+def keep_oldest(column: Tensor, total: Tensor, prompt: Tensor, tail: int) -> tuple[Tensor, Tensor]:
+    """Return what `keep_newest` returns, for the token-rate layers of minicpmo-utils 1.0.5.
+
+    It trims a list that holds every frame twice to its first 2P and last 2*tail entries and reads
+    back the first half: with prompts of 2P >= 100 that is the prompt and the oldest *tail* frames.
+    """
+    limit = prompt + tail
+    doubled = torch.where(column < 2 * prompt, column, 2 * (total - limit) + column)
+    source = torch.where(total > limit, doubled % total.clamp(min=1), column)
+    return source, torch.minimum(total, limit)
+
+
+@frozen
+class FrameView:
+    """The frames of one step: where its T new frames go and which K + T frames it attends to.
+
+    write_ids (B, T) and read_ids (B, K + T) index the pool; the new frames are the last T of
+    read_ids. visible (B, K + T) bool. distance (B, T, K + T): query position minus key position, >=
+    1 - T. counts (B,): how many of the T new frames are real.
+    """
+
+    write_ids: Tensor
+    read_ids: Tensor
+    visible: Tensor
+    distance: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of_prompt(cls, first: int, length: int, device: torch.device) -> "FrameView":
+        """Return the view of one row that writes frames first..first+length-1 and attends to them
+        only.
+        """
+        ids = torch.arange(first, first + length, device=device)[None]
+        position = torch.arange(length, device=device)
+        return cls(
+            write_ids=ids,
+            read_ids=ids,
+            visible=torch.ones_like(ids, dtype=torch.bool),
+            distance=(position[:, None] - position)[None],
+            counts=torch.full((1,), length, device=device),
+        )
+
+    def exchange(self, pool: Tensor, new: Tensor) -> Tensor:
+        """Store *new* (B, T, W) in *pool* (F, W); return all frames to attend to, (B, K + T, W)."""
+        pool.index_copy_(0, self.write_ids.flatten(), new.flatten(0, 1).to(pool.dtype))
+        frames = pool.index_select(0, self.read_ids.flatten()).to(new.dtype)
+        return frames.view(*self.read_ids.shape, -1)
+
+
+@define
+class FrameLists:
+    """The frame lists of all slots at one frame rate. The row after the last slot is scratch.
+
+    entries (S + 1, K) frame ids; lengths, prompts (S + 1,): entries in use, and how many of them
+    are the prompt.
+    """
+
+    entries: Tensor
+    lengths: Tensor
+    prompts: Tensor
+    num_prompt_frames: int
+    num_private: int
+    tail: int
+    rule: Rule
+    newest_first: bool
+
+    @classmethod
+    def create(
+        cls,
+        num_slots: int,
+        *,
+        max_prompt: int,
+        num_prompt_frames: int,
+        tail: int,
+        max_new: int,
+        device: torch.device,
+        rule: Rule = keep_newest,
+        newest_first: bool = False,
+    ) -> "FrameLists":
+        """Return empty lists. max_prompt: longest prompt; num_prompt_frames: of all voices
+        together.
+        """
+        rows = num_slots + 1
+        kept = tail + max_prompt if newest_first else tail
+        return cls(
+            entries=torch.zeros(rows, max_prompt + tail, dtype=torch.int64, device=device),
+            lengths=torch.zeros(rows, dtype=torch.int64, device=device),
+            prompts=torch.zeros(rows, dtype=torch.int64, device=device),
+            num_prompt_frames=num_prompt_frames,
+            num_private=kept + max_new,
+            tail=tail,
+            rule=rule,
+            newest_first=newest_first,
+        )
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that a pool must hold."""
+        return self.num_prompt_frames + self.entries.shape[0] * self.num_private
+
+    def private_range(self, slot: int) -> slice:
+        """The pool frames that belong to *slot* alone."""
+        first = self.num_prompt_frames + slot * self.num_private
+        return slice(first, first + self.num_private)
+
+    def start(self, slot: int, first: int, length: int) -> None:
+        """Let *slot* attend to the prompt frames first..first+length-1 and nothing else."""
+        self.entries[slot, :length] = torch.arange(
+            first, first + length, device=self.entries.device
+        )
+        self.lengths[slot] = length
+        self.prompts[slot] = length
+
+    def clear(self, slot: int) -> None:
+        """Let *slot* attend to nothing."""
+        self.lengths[slot] = 0
+        self.prompts[slot] = 0
+
+    def view(self, rows: "Rows", counts: Tensor, num_new: int, num_keys: int) -> FrameView:
+        """Return the view of a step that adds *counts* (B,) of *num_new* frames to *rows*.
+
+        num_keys: columns of the lists to read; at least the longest list among the rows.
+        """
+        entries = self.entries[:, :num_keys].index_select(0, rows.read)
+        length = self.lengths.index_select(0, rows.read)[:, None]
+        column = torch.arange(num_keys + num_new, device=entries.device)[None]
+        new = column - num_keys
+        write_ids = self._free_frames(entries, length, rows, num_new)
+        # The first new frame always counts: rows that sit out would be a softmax over nothing.
+        visible = torch.where(new < 0, column < length, (new < counts[:, None]) | (new == 0))
+        read_ids = torch.cat((entries, write_ids), 1)
+        position = torch.where(new < 0, column, length + new)
+        query = length + torch.arange(num_new, device=entries.device)
+        return FrameView(
+            write_ids=write_ids,
+            # Invisible frames are read from the row's own: 0 * NaN of another slot is NaN.
+            read_ids=torch.where(visible, read_ids, write_ids[:, :1]),
+            visible=visible,
+            distance=query[:, :, None] - position[:, None, :],
+            counts=counts,
+        )
+
+    def advance(self, rows: "Rows", view: FrameView, num_keys: int) -> None:
+        """Append the real new frames of *view* to the lists of the executed rows and trim them."""
+        entries = self.entries[:, :num_keys]
+        old = entries.index_select(0, rows.read)
+        length = self.lengths.index_select(0, rows.read)[:, None]
+        prompt = self.prompts.index_select(0, rows.read)[:, None]
+        count = view.counts[:, None]
+        column = torch.arange(num_keys, device=old.device)[None]
+        source, kept = self.rule(column, length + count, prompt, self.tail)
+        if self.newest_first:
+            source = torch.where(source < count, num_keys + source, source - count)
+        else:
+            source = torch.where(source < length, source, num_keys + source - length)
+        combined = torch.cat((old, view.write_ids), 1)
+        picked = combined.gather(1, source.clamp(0, combined.shape[1] - 1))
+        entries.index_copy_(0, rows.write, picked)
+        self.lengths.index_copy_(0, rows.write, kept[:, 0])
+
+    def _free_frames(self, entries: Tensor, length: Tensor, rows: "Rows", num_new: int) -> Tensor:
+        """Return (B, num_new) ids of private frames that the rows' lists do not use."""
+        private = entries - (self.num_prompt_frames + rows.read * self.num_private)[:, None]
+        column = torch.arange(entries.shape[1], device=entries.device)[None]
+        in_use = (private >= 0) & (column < length)
+        flags = torch.zeros(
+            entries.shape[0], self.num_private + 1, dtype=torch.int32, device=entries.device
+        )
+        flags.scatter_(1, torch.where(in_use, private, self.num_private), 1)
+        free = flags[:, :-1].argsort(dim=1, stable=True)[:, :num_new]
+        return self.num_prompt_frames + (rows.write * self.num_private)[:, None] + free
+
+
+@frozen
+class Rows:
+    """The slots of a step's rows. read, write: (B,) int64; rows that sit out write to the scratch
+    slot.
+    """
+
+    read: Tensor
+    write: Tensor
+
+    @classmethod
+    def of(cls, slots: Tensor, exec_mask: Tensor, scratch: int) -> "Rows":
+        """slots: (B,) int64, distinct where exec_mask (B,) bool is True."""
+        return cls(read=slots, write=torch.where(exec_mask, slots, scratch))
