@@ -20,7 +20,7 @@ Waveform = NDArray[np.float32]
 
 
 def waveform_from_float32(pcm: bytes | memoryview) -> Waveform:
-    """Return the samples of raw little-endian float32 PCM, shape (N,), never a view that is writable.
+    """Return the samples of raw little-endian float32 PCM, shape (N,).
 
     NaN and infinities become silence: one bad sample would poison every model behind this.
     Raises: ProtocolError, if the length is not a whole number of samples.
@@ -31,7 +31,8 @@ def waveform_from_float32(pcm: bytes | memoryview) -> Waveform:
     samples = np.frombuffer(pcm, dtype="<f4")
     if np.isfinite(samples).all():
         return samples
-    return np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+    finite: Waveform = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+    return finite
 
 
 def float32_from_waveform(samples: Waveform) -> bytes:

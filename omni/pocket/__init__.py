@@ -1,0 +1,1 @@
+"""The CPU engine: a spoken conversation from small weights that come as Python packages."""

@@ -1,0 +1,64 @@
+"""The pocket engine's real weights, loaded once for all of these tests."""
+
+import re
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+import numpy as np
+import pytest
+
+from omni import audio
+from omni.pocket import weights
+from omni.pocket.hearing import Hearing
+from omni.pocket.lexicon import Lexicon
+from omni.pocket.speaking import Voice
+from omni.pocket.spoken_text import spoken
+from omni.pocket.thinking import Thinking, load_thinking
+
+NUM_SEATS = 2
+
+
+@pytest.fixture(scope="session")
+def lexicon() -> Lexicon:
+    return Lexicon.load(weights.lexicon_files(), weights.letter_to_sound_file())
+
+
+@pytest.fixture(scope="session")
+def voice(lexicon: Lexicon) -> Voice:
+    return Voice.load(weights.voice_file(), lexicon)
+
+
+@pytest.fixture(scope="session")
+def hearing() -> Hearing:
+    return Hearing.load(weights.hearing_directory())
+
+
+@pytest.fixture(scope="session")
+def thinking() -> Iterator[Thinking]:
+    model = load_thinking(weights.thinking_file(), NUM_SEATS, seat_tokens=512)
+    yield model
+    model.close()
+
+
+def said_at_16_khz(voice: Voice, text: str) -> audio.Waveform:
+    """Return *text* in the voice, at the rate that the user's sound has."""
+    return audio.resample(voice.say(text), audio.OUTPUT_HZ, audio.INPUT_HZ)
+
+
+def silence(duration_s: float) -> audio.Waveform:
+    """Return a quiet room: faint noise, at 16 kHz."""
+    size = audio.samples(duration_s, audio.INPUT_HZ)
+    noise = np.random.default_rng(7).standard_normal(size, dtype=np.float32)
+    return noise * np.float32(1e-4)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of *text* as they are said, without case and punctuation."""
+    return re.findall(r"[a-z']+", spoken(text).lower())
+
+
+def word_error_rate(expected: str, heard: str) -> float:
+    """Return the share of *expected*'s words that are not heard in place, about as WER has it."""
+    matcher = SequenceMatcher(None, words(expected), words(heard), autojunk=False)
+    matched = sum(block.size for block in matcher.get_matching_blocks())
+    return 1 - matched / max(1, max(len(words(expected)), len(words(heard))))
