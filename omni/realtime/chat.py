@@ -1,0 +1,116 @@
+"""The demo's dialect of `/ws/chat`, and the request that it shares with `POST /api/chat`."""
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from omni.engine import Buffer, ChatRequest, PrefillDone, ReplyChunk
+from omni.errors import ProtocolError
+from omni.realtime.content import parse_messages
+from omni.realtime.dialect import (
+    ChatAnswered,
+    Command,
+    Frame,
+    Notice,
+    Open,
+    QueueDone,
+    Stop,
+    event,
+)
+from omni.realtime.fields import Fields, read_object
+from omni.realtime.media import MAX_VOICE_S, decode_sound, encode_base64
+from omni.realtime.native import render_common
+
+#: The demo answers shorter on its socket than on its HTTP route.
+SOCKET_MAX_NEW_TOKENS = 256
+HTTP_MAX_NEW_TOKENS = 512
+
+_MAX_SOUND_CHARS = 48 * 2**20
+_MAX_SEED = 2**63 - 1
+_TTS_MODES = ("default", "audio_assistant", "omni", "audio_roleplay", "voice_cloning")
+
+
+@frozen
+class ChatDialect:
+    """Speaks `/ws/chat`: one request, one answer."""
+
+    def parse(self, data: bytes, binary: bool) -> Command:
+        """Return the command in *data*. Raises: ProtocolError."""
+        if binary:
+            raise ProtocolError("Invalid message: a chat request is JSON text")
+        fields = read_object(data)
+        if fields.values.get("type") in ("stop", "cancel"):
+            return Stop()
+        request = parse_request(fields, SOCKET_MAX_NEW_TOKENS)
+        return Open(input=request, stream=fields.flag("streaming", True))
+
+    def render(self, notice: Notice) -> Sequence[Frame]:
+        """Return the frames of *notice*."""
+        match notice:
+            case ReplyChunk():
+                return _render_chunk(notice)
+            case PrefillDone(input_tokens=input_tokens):
+                return event("prefill_done", input_tokens=input_tokens)
+            case ChatAnswered():
+                return _render_done(notice)
+            case QueueDone():  # its clients wait in silence; who waited knows by `prefill_done`
+                return []
+        return render_common(notice)
+
+
+def parse_request(fields: Fields, max_new_tokens: int) -> ChatRequest:
+    """Return the chat request in *fields*. max_new_tokens: the default of this way in."""
+    generation, tts = fields.section("generation"), fields.section("tts")
+    image = fields.section("image")
+    default = ChatRequest(messages=())
+    tts.choice("mode", "audio_assistant", _TTS_MODES)
+    return ChatRequest(
+        messages=parse_messages(fields),
+        max_new_tokens=generation.whole("max_new_tokens", max_new_tokens, 1, 4096),
+        min_new_tokens=generation.whole("min_new_tokens", default.min_new_tokens, 0, 4096),
+        do_sample=generation.flag("do_sample", default.do_sample),
+        temperature=generation.number("temperature", default.temperature, 0, 2),
+        top_p=generation.number("top_p", default.top_p, 0, 1),
+        top_k=generation.whole("top_k", default.top_k, 0, 100_000),
+        repetition_penalty=generation.number(
+            "repetition_penalty", default.repetition_penalty, 0.1, 10
+        ),
+        length_penalty=generation.number("length_penalty", default.length_penalty, 0.1, 5),
+        max_inp_length=generation.whole("max_inp_length", default.max_inp_length, 1, 1_000_000),
+        speak=tts.flag("enabled", False),
+        voice=_parse_voice(tts),
+        max_slice_nums=image.optional_whole("max_slice_nums", 1, 16),
+        use_image_id=image.flag("use_image_id", default.use_image_id),
+        omni_mode=fields.flag("omni_mode", default.omni_mode),
+        enable_thinking=fields.flag("enable_thinking", default.enable_thinking),
+        seed=generation.optional_whole("seed", 0, _MAX_SEED),
+    )
+
+
+def _parse_voice(tts: Fields) -> Buffer:
+    text = tts.text("ref_audio_data", max_chars=_MAX_SOUND_CHARS)
+    return decode_sound(text, (*tts.loc, "ref_audio_data"), MAX_VOICE_S)
+
+
+def _render_chunk(chunk: ReplyChunk) -> Sequence[Frame]:
+    fields: dict[str, object] = {}
+    if chunk.text:
+        fields["text_delta"] = chunk.text
+    if len(chunk.pcm):
+        fields["audio_data"] = encode_base64(chunk.pcm)
+    return event("chunk", **fields) if fields else []
+
+
+def _render_done(answer: ChatAnswered) -> Sequence[Frame]:
+    done = answer.done
+    fields: dict[str, object] = {
+        "text": done.text,
+        "generated_tokens": done.generated_tokens,
+        "input_tokens": done.input_tokens,
+        "finish_reason": done.finish_reason,
+    }
+    if answer.recording_id:
+        fields["recording_session_id"] = answer.recording_id
+    if not answer.stream:
+        fields["audio_data"] = encode_base64(answer.pcm)
+    return event("done", **fields)

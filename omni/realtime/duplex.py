@@ -1,0 +1,229 @@
+"""The demo's dialect of `/ws/duplex/{id}`: full duplex, with or without pictures."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from attrs import define
+
+from omni.audio import OUTPUT_HZ, pcm16_from_waveform, waveform_from_float32
+from omni.engine import AudioChunk, Buffer, PrepareDuplex
+from omni.errors import ProtocolError
+from omni.realtime.dialect import (
+    Command,
+    Diagnose,
+    Frame,
+    Interrupt,
+    Interrupted,
+    Notice,
+    Open,
+    Pause,
+    Paused,
+    Ready,
+    Resume,
+    Resumed,
+    Sound,
+    Stop,
+    TimedOut,
+    UnitAnswered,
+    event,
+)
+from omni.realtime.fields import Fields, read_object
+from omni.realtime.media import (
+    FLOAT32_TAG,
+    MAX_CHUNK_S,
+    MAX_IMAGE_BYTES,
+    MAX_VOICE_S,
+    PCM16_TAG,
+    decode_binary_sound,
+    decode_file,
+    decode_sound,
+    encode_base64,
+)
+from omni.realtime.native import render_common
+
+DuplexMode = Literal["audio_duplex", "omni_duplex"]
+SoundForm = Literal["base64", "pcm16", "float32"]
+_SOUND_FORMS: tuple[SoundForm, ...] = ("base64", "pcm16", "float32")
+
+MAX_FRAMES = 32
+MAX_SLICES = 16
+#: A voice of MAX_VOICE_S as base64 of float32 at 48 kHz fits.
+_MAX_SOUND_CHARS = 48 * 2**20
+_MAX_SEED = 2**63 - 1
+
+
+@define
+class DuplexDialect:
+    """Speaks `/ws/duplex/{id}`. sound: how results carry sound, as the last `prepare` asked."""
+
+    mode: DuplexMode
+    sound: SoundForm = "base64"
+
+    def parse(self, data: bytes, binary: bool) -> Command:
+        """Return the command in *data*. Raises: ProtocolError."""
+        if binary:
+            return Sound(chunk=AudioChunk(pcm=decode_binary_sound(data, MAX_CHUNK_S)))
+        fields = read_object(data)
+        kind = fields.text("type")
+        if kind == "audio_chunk":
+            return Sound(chunk=parse_chunk(fields))
+        if kind == "prepare":
+            opening = Open(input=parse_prepare(fields, self.mode))
+            self.sound = fields.choice("sound", "base64", _SOUND_FORMS)
+            return opening
+        return _parse_control(kind, fields)
+
+    def render(self, notice: Notice) -> Sequence[Frame]:
+        """Return the frames of *notice*."""
+        match notice:
+            case UnitAnswered():
+                return self._render_result(notice)
+            case Ready():
+                return _render_ready(notice)
+            case Paused(timeout_s=timeout_s):
+                return event("paused", timeout=timeout_s)
+            case Resumed():
+                return event("resumed")
+            case Interrupted():
+                return event("interrupted")
+            case TimedOut(reason=reason, elapsed_s=elapsed_s):
+                return event("timeout", reason=reason, elapsed_s=round(elapsed_s, 1))
+        return render_common(notice)
+
+    def _render_result(self, answer: UnitAnswered) -> Sequence[Frame]:
+        pcm = answer.result.pcm
+        if self.sound == "base64" or not len(pcm):
+            return event("result", **result_fields(answer), audio_data=encode_base64(pcm))
+        text = event("result", **result_fields(answer), audio_data=None, audio_follows=True)
+        return [*text, Frame(_binary_sound(pcm, self.sound), binary=True)]
+
+
+def parse_chunk(fields: Fields) -> AudioChunk:
+    """Return the chunk of an `audio_chunk` event."""
+    name = "audio_base64" if fields.has("audio_base64") else "audio"
+    text = fields.text(name, max_chars=_MAX_SOUND_CHARS)
+    if not text:
+        raise ProtocolError("Missing audio_base64")
+    return AudioChunk(
+        pcm=decode_sound(text, (name,), MAX_CHUNK_S),
+        frames=_parse_frames(fields) if fields.has("frame_base64_list") else (),
+        force_listen=fields.flag("force_listen", False),
+        max_slice_nums=fields.optional_whole("max_slice_nums", 1, MAX_SLICES),
+    )
+
+
+def parse_prepare(fields: Fields, mode: DuplexMode) -> PrepareDuplex:
+    """Return the input that `prepare` asks for; whatever it leaves out is the default again."""
+    config = fields.section("config")
+    config.whole("sample_rate", 16_000, 16_000, 16_000)
+    default = PrepareDuplex(mode=mode)
+    slices = config.whole("max_slice_nums", default.max_slice_nums, 1, MAX_SLICES)
+    return PrepareDuplex(
+        mode=mode,
+        system_prompt=fields.text("system_prompt", default.system_prompt),
+        voice=_parse_voice(fields, "ref_audio_base64"),
+        tts_voice=_parse_voice(fields, "tts_ref_audio_base64"),
+        max_slice_nums=fields.whole("max_slice_nums", slices, 1, MAX_SLICES),
+        deferred_finalize=fields.flag("deferred_finalize", default.deferred_finalize),
+        generate_audio=config.flag("generate_audio", default.generate_audio),
+        force_listen_count=config.whole("force_listen_count", default.force_listen_count, 0, 1000),
+        max_new_speak_tokens_per_chunk=config.whole(
+            "max_new_speak_tokens_per_chunk", default.max_new_speak_tokens_per_chunk, 1, 512
+        ),
+        decode_mode=config.choice("decode_mode", default.decode_mode, ("sampling", "greedy")),
+        temperature=config.number("temperature", default.temperature, 0, 2),
+        top_k=config.whole("top_k", default.top_k, 0, 100_000),
+        top_p=config.number("top_p", default.top_p, 0, 1),
+        text_repetition_penalty=config.number(
+            "text_repetition_penalty", default.text_repetition_penalty, 0.1, 10
+        ),
+        text_repetition_window_size=config.whole(
+            "text_repetition_window_size", default.text_repetition_window_size, 0, 100_000
+        ),
+        length_penalty=config.number("length_penalty", default.length_penalty, 0.1, 5),
+        listen_prob_scale=config.number("listen_prob_scale", default.listen_prob_scale, 0, 1000),
+        listen_top_k=config.optional_whole("listen_top_k", 0, 100_000),
+        tts_temperature=config.number("tts_temperature", default.tts_temperature, 0, 2),
+        chunk_ms=config.whole("chunk_ms", default.chunk_ms, 20, 10_000),
+        seed=config.optional_whole("seed", 0, _MAX_SEED),
+    )
+
+
+def result_fields(answer: UnitAnswered) -> dict[str, object]:
+    """Return what a `result` says of *answer*, all but its sound."""
+    result, costs = answer.result, answer.result.costs
+    return {
+        "is_listen": result.is_listen,
+        "text": result.text,
+        "end_of_turn": result.end_of_turn,
+        "interrupted": result.interrupted,
+        "dropped": answer.dropped,
+        "current_time": result.current_time,
+        "cost_prefill_ms": costs.prefill_ms,
+        "cost_llm_ms": costs.llm_ms,
+        "cost_tts_prep_ms": costs.tts_prep_ms,
+        "cost_tts_ms": costs.tts_ms,
+        "cost_token2wav_ms": costs.token2wav_ms,
+        "cost_all_ms": costs.all_ms,
+        "n_tokens": result.n_tokens,
+        "n_tts_tokens": result.n_tts_tokens,
+        "server_send_ts": answer.sent_at,
+        "wall_clock_ms": round(answer.wall_clock_ms, 3),
+        "kv_cache_length": result.kv_cache_length,
+        "vision_slices": result.vision_slices,
+        "vision_tokens": result.vision_tokens,
+    }
+
+
+def _parse_voice(fields: Fields, name: str) -> Buffer:
+    text = fields.text(name, max_chars=_MAX_SOUND_CHARS)
+    return decode_sound(text, (name,), MAX_VOICE_S)
+
+
+def _parse_frames(fields: Fields) -> tuple[Buffer, ...]:
+    name = "frame_base64_list"
+    frames = []
+    for index, entry in enumerate(fields.items(name, MAX_FRAMES)):
+        if not isinstance(entry, str):
+            raise fields.wrong(name, f"entry {index} is no text")
+        frames.append(decode_file(entry, (name, index), MAX_IMAGE_BYTES))
+    return tuple(frames)
+
+
+def _parse_control(kind: str, fields: Fields) -> Command:
+    match kind:
+        case "stop":
+            return Stop()
+        case "pause":
+            if not fields.has("timeout"):
+                return Pause()
+            return Pause(timeout_s=fields.number("timeout", 60, 1, 3600))
+        case "resume":
+            return Resume()
+        case "interrupt":
+            return Interrupt()
+        case "client_diagnostic":
+            return Diagnose(record=dict(fields.values))
+        case "":
+            raise ProtocolError("Missing type")
+    raise ProtocolError(f"Unknown message type: {kind[:60]}")
+
+
+def _render_ready(ready: Ready) -> Sequence[Frame]:
+    fields: dict[str, object] = {
+        "prompt_length": ready.prepared.prompt_length,
+        "session_id": ready.session_id,
+        "engine": ready.engine,
+        "model": ready.model,
+        "chunk_ms": ready.prepared.chunk_ms,
+        "output_sample_rate": OUTPUT_HZ,
+    }
+    if ready.recording_id:
+        fields["recording_session_id"] = ready.recording_id
+    return event("prepared", **fields)
+
+
+def _binary_sound(pcm: bytes | memoryview, form: SoundForm) -> bytes:
+    if form == "pcm16":
+        return PCM16_TAG + pcm16_from_waveform(waveform_from_float32(pcm))
+    return FLOAT32_TAG + bytes(pcm)

@@ -1,0 +1,49 @@
+"""What a client said while it waited in the queue, within a bound."""
+
+from collections import deque
+
+from attrs import define, field
+
+from omni.errors import TooLarge
+from omni.realtime.dialect import Command, Sound
+
+
+@define
+class EarlyCommands:
+    """Commands in the order in which they came.
+
+    max_bytes: of the frames that held them. When it is full the oldest sound goes; where no sound
+    is left to go, the newcomer is refused.
+    """
+
+    max_bytes: int
+    num_dropped: int = 0
+    _kept: deque[tuple[Command, int]] = field(factory=deque, init=False)
+    _num_bytes: int = field(default=0, init=False)
+
+    def push(self, command: Command, num_bytes: int) -> None:
+        """Keep *command*, whose frame had *num_bytes*. Raises: TooLarge."""
+        self._kept.append((command, num_bytes))
+        self._num_bytes += num_bytes
+        while self._num_bytes > self.max_bytes:
+            if not self._drop_oldest_sound():
+                self._kept.pop()
+                self._num_bytes -= num_bytes
+                raise TooLarge(f"more than {self.max_bytes >> 10} KiB sent while waiting")
+
+    def pop(self) -> Command | None:
+        """Return the oldest command, None when all are taken."""
+        if not self._kept:
+            return None
+        command, num_bytes = self._kept.popleft()
+        self._num_bytes -= num_bytes
+        return command
+
+    def _drop_oldest_sound(self) -> bool:
+        for index, (command, num_bytes) in enumerate(self._kept):
+            if isinstance(command, Sound):
+                del self._kept[index]
+                self._num_bytes -= num_bytes
+                self.num_dropped += 1
+                return True
+        return False

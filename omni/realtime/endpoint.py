@@ -1,0 +1,231 @@
+"""One WebSocket of a session: a TaskGroup of a receive, an emit and a clock loop, and a lease.
+
+The receive loop reads always, also while the session waits in the queue and while it is answered,
+so that a client's stop or hang-up is acted on at once.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from aiohttp import WSMsgType, web
+from attrs import define, field
+
+from omni.errors import Cancelled, NoWorker, OmniError, ProtocolError, TooLarge, WorkerLost
+from omni.link import BrokerLink, LinkedSession
+from omni.realtime.dialect import Command, Diagnose, Dialect, Open, Stop, Waiting
+from omni.realtime.early import EarlyCommands
+from omni.realtime.live import LiveSessions
+from omni.realtime.session import CLOSE_GOING_AWAY, Action, End, Send, Session, Tell
+from omni.realtime.socket import ClientSocket
+from omni.recording.recorder import NoRecording, Recorder, Recordings
+from omni.settings import WebSettings
+
+log = logging.getLogger(__name__)
+
+#: Frames above this are parsed in a thread: their base64 and resampling would block the loop.
+_INLINE_BYTES = 2**20
+
+
+@define(eq=False, kw_only=True)
+class Endpoint:
+    """Everything about one connection; `run` is its life. Owned by the task that runs it."""
+
+    link: BrokerLink
+    linked: LinkedSession
+    live: LiveSessions
+    recordings: Recordings
+    settings: WebSettings
+    dialect: Dialect
+    session: Session
+    socket: ClientSocket
+    early: EarlyCommands
+    recorder: Recorder = field(factory=NoRecording, init=False)
+    _is_leased: bool = field(default=False, init=False)
+    _is_wanted: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _watched: float | None = field(default=None, init=False)
+    _clock_moved: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _over: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _ending: End = field(factory=End, init=False)
+    _is_gone: bool = field(default=False, init=False)
+
+    async def run(self, request: web.BaseRequest) -> ClientSocket:
+        """Serve the connection from its upgrade to its end; frees the slot whatever happens."""
+        with self.live.holding(self):
+            try:
+                await self.socket.prepare(request)
+                if await self._may_begin():
+                    await self._serve()
+            finally:
+                self.linked.close()
+                self.recorder.close()
+        await self._close_socket(request)
+        return self.socket
+
+    async def perform(self, actions: Sequence[Action]) -> None:
+        """Do what the session asks for, or what something outside of it asks of the session."""
+        for action in actions:
+            match action:
+                case Tell(notice):
+                    await self.socket.tell(self.dialect.render(notice))
+                case Send():
+                    await self._send(action)
+                case End():
+                    self._end(action)
+        deadline = self.session.deadline
+        if deadline is not None and (self._watched is None or deadline < self._watched):
+            self._clock_moved.set()
+
+    async def shut_down(self) -> None:
+        """End because this process stops."""
+        await self._fail(Cancelled("The server stops; open a new session"), "Server is stopping")
+        self._ending = End(CLOSE_GOING_AWAY, "Server is stopping")
+
+    async def _may_begin(self) -> bool:
+        if not self.link.connected:
+            await self._fail(NoWorker("The broker is away: try again soon"), "Service not ready")
+        elif not await self.live.is_first(self):
+            text = f"Session {self.session.client_id} is already connected"
+            await self._fail(ProtocolError(text))
+        return not self._over.is_set()
+
+    async def _serve(self) -> None:
+        name = self.linked.key
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._receive_loop(), name=f"receive {name}"),
+                    group.create_task(self._emit_loop(), name=f"emit {name}"),
+                    group.create_task(self._clock_loop(), name=f"clock {name}"),
+                ]
+                await self._over.wait()
+                for task in tasks:
+                    task.cancel()
+        except* ConnectionError as gone:
+            log.info("session %s: its client is gone: %s", name, gone.exceptions[0])
+            self._is_gone = True
+        except* Exception:
+            log.exception("session %s failed", name)
+            await self._fail(OmniError("The server failed; this session is over"))
+
+    # --- from the client ---
+
+    async def _receive_loop(self) -> None:
+        if self.session.eager:
+            self._is_wanted.set()
+        async for message in self.socket:
+            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                await self._take_frame(message.data, message.type is WSMsgType.BINARY)
+            if self._over.is_set():
+                return
+        self._over.set()  # the client's close means stop
+
+    async def _take_frame(self, data: bytes, binary: bool) -> None:
+        try:
+            command = await self._parse(data, binary)
+            if self._is_leased or isinstance(command, Stop) or not self.session.eager:
+                await self._take(command)
+            else:
+                self.early.push(command, len(data))
+        except TooLarge as exc:
+            await self._fail(exc)
+        except ProtocolError as exc:
+            await self.perform(self.session.refuse(exc))
+
+    async def _parse(self, data: bytes, binary: bool) -> Command:
+        if len(data) > _INLINE_BYTES:
+            return await asyncio.to_thread(self.dialect.parse, data, binary)
+        return self.dialect.parse(data, binary)
+
+    async def _take(self, command: Command) -> None:
+        if isinstance(command, Diagnose):
+            self.recorder.diagnosed(command.record)
+        await self.perform(self.session.take(command, _now()))
+        if isinstance(command, Open):
+            self._is_wanted.set()
+
+    # --- to the client ---
+
+    async def _emit_loop(self) -> None:
+        try:
+            await self._is_wanted.wait()
+            await self._wait_for_lease()
+            while not self._over.is_set():
+                event = await self.linked.receive()
+                self.recorder.said(event)
+                await self.perform(self.session.hear(event, _now()))
+        except OmniError as exc:
+            await self._fail(exc)
+
+    async def _wait_for_lease(self) -> None:
+        first = True
+        async for place in self.linked.wait_for_lease():
+            await self.perform([Tell(Waiting(place=place, first=first))])
+            first = False
+        lease, session = self.linked.lease, self.session
+        self.recorder = self.recordings.start(
+            session.client_id, session.request_type, lease.worker
+        )
+        session.recording_id = self.recorder.recording_id
+        await self.perform(session.leased(lease, _now()))
+        while not self._over.is_set() and (command := self.early.pop()) is not None:
+            await self._take(command)
+        self._is_leased = True
+
+    # --- time ---
+
+    async def _clock_loop(self) -> None:
+        """Call the session when its deadline has come.
+
+        Chunks move a deadline away without waking this loop; it looks again when it wakes.
+        """
+        while True:
+            self._watched = watched = self.session.deadline
+            try:
+                async with asyncio.timeout(None if watched is None else watched - _now()):
+                    await self._clock_moved.wait()
+                self._clock_moved.clear()
+            except TimeoutError:
+                deadline = self.session.deadline
+                if deadline is not None and deadline <= _now():
+                    await self.perform(self.session.expire(_now()))
+
+    # --- ends ---
+
+    async def _send(self, send: Send) -> None:
+        try:
+            self.linked.send(send.input)
+            self.recorder.heard(send.input)
+        except WorkerLost:
+            log.debug("session %s: not sent, its worker is lost", self.linked.key)
+        except OmniError as exc:
+            await self.perform(self.session.unsent(send.input, exc, _now()))
+
+    async def _fail(self, error: OmniError, text: str = "") -> None:
+        try:
+            await self.perform(self.session.fail(error, text))
+        except ConnectionError:
+            self._is_gone = True
+            self._over.set()
+
+    def _end(self, end: End) -> None:
+        self._ending = end
+        self._over.set()
+
+    async def _close_socket(self, request: web.BaseRequest) -> None:
+        if not self._is_gone:
+            try:
+                async with asyncio.timeout(self.settings.send_timeout_s):
+                    await self.socket.close(
+                        code=self._ending.code, message=self._ending.reason.encode()[:120]
+                    )
+                return
+            except TimeoutError:
+                log.warning("session %s: its client takes nothing", self.linked.key)
+        if request.transport is not None:
+            request.transport.abort()
+
+
+def _now() -> float:
+    return time.monotonic()  # uvloop's own clock counts whole milliseconds

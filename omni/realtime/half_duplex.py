@@ -1,0 +1,168 @@
+"""The demo's dialect of `/ws/half_duplex/{id}`: hands-free turns, cut by the server's own VAD."""
+
+from collections.abc import Sequence
+
+from attrs import define
+
+from omni.audio import OUTPUT_HZ, seconds
+from omni.engine import (
+    AudioChunk,
+    Generating,
+    Part,
+    PrepareHalfDuplex,
+    ReplyChunk,
+    TurnDone,
+    VadParams,
+    VadState,
+)
+from omni.errors import ProtocolError
+from omni.realtime.content import only, parse_parts
+from omni.realtime.dialect import (
+    Command,
+    Frame,
+    Interrupt,
+    Interrupted,
+    Notice,
+    Open,
+    Ready,
+    Sound,
+    Stop,
+    TimedOut,
+    event,
+)
+from omni.realtime.fields import Fields, read_object
+from omni.realtime.media import (
+    MAX_CHUNK_S,
+    MAX_VOICE_S,
+    decode_binary_sound,
+    decode_sound,
+    encode_base64,
+)
+from omni.realtime.native import render_common
+
+DEFAULT_PROMPT = "You are a helpful assistant."
+MAX_TIMEOUT_S = 3600
+_MAX_SOUND_CHARS = 48 * 2**20
+_FLOAT32_BYTES = 4
+
+
+@define
+class HalfDuplexDialect:
+    """Speaks `/ws/half_duplex/{id}`. timeout_s: length of a session unless the client says."""
+
+    timeout_s: float
+    _num_chunks: int = 0
+
+    def parse(self, data: bytes, binary: bool) -> Command:
+        """Return the command in *data*. Raises: ProtocolError."""
+        if binary:
+            return Sound(chunk=AudioChunk(pcm=decode_binary_sound(data, MAX_CHUNK_S)))
+        fields = read_object(data)
+        match kind := fields.text("type"):
+            case "audio_chunk":
+                return Sound(chunk=_parse_chunk(fields))
+            case "prepare":
+                return self._parse_prepare(fields)
+            case "stop":
+                return Stop()
+            case "interrupt":
+                return Interrupt()
+            case "":
+                raise ProtocolError("Missing type")
+        raise ProtocolError(f"Unknown type: {kind[:60]}")
+
+    def render(self, notice: Notice) -> Sequence[Frame]:
+        """Return the frames of *notice*."""
+        match notice:
+            case ReplyChunk():
+                return self._render_chunk(notice)
+            case VadState(speaking=speaking):
+                return event("vad_state", speaking=speaking)
+            case Generating(speech_duration_ms=speech_duration_ms):
+                self._num_chunks = 0
+                return event("generating", speech_duration_ms=speech_duration_ms)
+            case TurnDone(turn_index=turn_index, text=text):
+                return event("turn_done", turn_index=turn_index, text=text)
+            case Ready():
+                return _render_ready(notice)
+            case Interrupted():
+                return event("interrupted")
+            case TimedOut(elapsed_s=elapsed_s, reason=reason):
+                return event("timeout", elapsed_s=round(elapsed_s, 1), reason=reason)
+        return render_common(notice)
+
+    def _parse_prepare(self, fields: Fields) -> Open:
+        config = fields.section("config")
+        generation = config.section("generation")
+        session = config.section("session")
+        default = PrepareHalfDuplex()
+        return Open(
+            input=PrepareHalfDuplex(
+                system=_parse_system(fields),
+                vad=_parse_vad(config.section("vad")),
+                max_new_tokens=generation.whole("max_new_tokens", default.max_new_tokens, 1, 4096),
+                length_penalty=generation.number("length_penalty", default.length_penalty, 0.1, 5),
+                temperature=generation.number("temperature", default.temperature, 0, 2),
+                speak=config.section("tts").flag("enabled", default.speak),
+            ),
+            timeout_s=session.number("timeout_s", self.timeout_s, 1, MAX_TIMEOUT_S),
+        )
+
+    def _render_chunk(self, chunk: ReplyChunk) -> Sequence[Frame]:
+        index = self._num_chunks
+        self._num_chunks += 1
+        return event(
+            "chunk",
+            chunk_index=index,
+            text_delta=chunk.text,
+            audio_data=encode_base64(chunk.pcm),
+            audio_sample_rate=OUTPUT_HZ,
+            is_final=chunk.is_final,
+            duration_ms=round(1000 * seconds(len(chunk.pcm) // _FLOAT32_BYTES, OUTPUT_HZ)),
+        )
+
+
+def _parse_chunk(fields: Fields) -> AudioChunk:
+    name = "audio_base64" if fields.has("audio_base64") else "audio"
+    text = fields.text(name, max_chars=_MAX_SOUND_CHARS)
+    if not text:
+        raise ProtocolError("Missing audio_base64")
+    return AudioChunk(pcm=decode_sound(text, (name,), MAX_CHUNK_S))
+
+
+def _parse_system(fields: Fields) -> tuple[Part, ...]:
+    """Return the system content; documents of the demo also know the two older fields."""
+    parts = parse_parts(fields, "system_content")
+    only(parts, ("text", "audio"), "system_content")
+    if not parts and (text := fields.text("system_prompt")):
+        parts = (Part(kind="text", text=text),)
+    if voice := fields.text("ref_audio_base64", max_chars=_MAX_SOUND_CHARS):
+        pcm = decode_sound(voice, ("ref_audio_base64",), MAX_VOICE_S)
+        parts = (*parts, Part(kind="audio", data=pcm))
+    return parts or (Part(kind="text", text=DEFAULT_PROMPT),)
+
+
+def _parse_vad(fields: Fields) -> VadParams:
+    default = VadParams()
+    return VadParams(
+        threshold=fields.number("threshold", default.threshold, 0, 1),
+        min_speech_duration_ms=fields.whole(
+            "min_speech_duration_ms", default.min_speech_duration_ms, 0, 10_000
+        ),
+        min_silence_duration_ms=fields.whole(
+            "min_silence_duration_ms", default.min_silence_duration_ms, 0, 10_000
+        ),
+        speech_pad_ms=fields.whole("speech_pad_ms", default.speech_pad_ms, 0, 2_000),
+    )
+
+
+def _render_ready(ready: Ready) -> Sequence[Frame]:
+    fields: dict[str, object] = {
+        "session_id": ready.session_id,
+        "timeout_s": ready.timeout_s,
+        "engine": ready.engine,
+        "model": ready.model,
+    }
+    if ready.recording_id:
+        fields["recording_session_id"] = ready.recording_id
+    return event("prepared", **fields)

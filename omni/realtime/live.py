@@ -1,0 +1,77 @@
+"""The sessions that this web process holds now, found by the id that their clients know."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from attrs import define, field
+
+from omni.realtime.session import Action, Session
+
+#: How long a newcomer waits for an older connection with its id that is just closing.
+_HANDOVER_S = 1.0
+
+
+class Connection(Protocol):
+    """What others may do with a live connection."""
+
+    session: Session
+
+    async def perform(self, actions: Sequence[Action]) -> None:
+        """Do what something outside of the socket asks of the session."""
+
+    async def shut_down(self) -> None:
+        """End because this process stops."""
+
+
+@define(eq=False)
+class LiveSessions:
+    """Connections by client id. Only the first of an id may hold a slot."""
+
+    _by_id: dict[str, list[Connection]] = field(factory=dict, init=False)
+    _left: asyncio.Event = field(factory=asyncio.Event, init=False)
+
+    @contextmanager
+    def holding(self, connection: Connection) -> Iterator[None]:
+        """Keep *connection* here for the time of the block."""
+        client_id = connection.session.client_id
+        self._by_id.setdefault(client_id, []).append(connection)
+        try:
+            yield
+        finally:
+            self._by_id[client_id].remove(connection)
+            if not self._by_id[client_id]:
+                del self._by_id[client_id]
+            self._left.set()
+            self._left = asyncio.Event()
+
+    async def is_first(self, connection: Connection) -> bool:
+        """Say whether *connection* is the only one of its id, after waiting for one that leaves."""
+        try:
+            async with asyncio.timeout(_HANDOVER_S):
+                while self._first(connection.session.client_id) is not connection:
+                    await self._left.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def find(self, client_id: str) -> Connection | None:
+        """Return the connection of *client_id*."""
+        return self._first(client_id)
+
+    def all(self) -> list[Connection]:
+        """Return every connection."""
+        return [connection for group in self._by_id.values() for connection in group]
+
+    def paused_ids(self) -> set[str]:
+        """Return the ids of the sessions that are paused."""
+        return {
+            connection.session.client_id
+            for connection in self.all()
+            if connection.session.state == "paused"
+        }
+
+    def _first(self, client_id: str) -> Connection | None:
+        group = self._by_id.get(client_id)
+        return group[0] if group else None

@@ -1,0 +1,97 @@
+"""Sound, pictures and films as clients send them: strict base64 <-> bytes, bounded in size."""
+
+import binascii
+
+import numpy as np
+import pybase64
+
+from omni.audio import INPUT_HZ, Waveform, resample, waveform_from_pcm16
+from omni.engine import EMPTY, Buffer
+from omni.errors import ProtocolError
+from omni.realtime.fields import FieldError, Location
+from omni.wav import is_wav, wav_from_waveform, waveform_from_wav
+
+#: Longest sound in one chunk of a live session; browsers send 0.5 to 1 s.
+MAX_CHUNK_S = 30.0
+#: Longest reference voice and longest sound in a chat message.
+MAX_VOICE_S = 120.0
+MAX_SPEECH_S = 1800.0
+MAX_IMAGE_BYTES = 32 * 2**20
+#: First four bytes of a binary frame, which say how the samples after it are written.
+PCM16_TAG = b"S16L"
+FLOAT32_TAG = b"F32L"
+_FLOAT32_BYTES = 4
+
+
+def decode_base64(text: str, loc: Location) -> bytes:
+    """Return the bytes of *text*; only the standard alphabet with its padding is base64 here."""
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise FieldError(loc, f"not base64: {exc}") from exc
+
+
+def decode_sound(text: str, loc: Location, max_s: float, rate_hz: int = INPUT_HZ) -> Buffer:
+    """Return sound as float32 at 16 kHz in [-1, 1].
+
+    text: base64 of raw float32 at *rate_hz*, or of a WAV file of any rate.
+    """
+    data = decode_base64(text, loc)
+    try:
+        if is_wav(data):
+            samples, rate_hz = waveform_from_wav(data)
+        elif len(data) % _FLOAT32_BYTES:
+            raise ProtocolError(f"{len(data)} bytes are no whole number of float32 samples")
+        else:
+            samples = np.frombuffer(data, "<f4")
+        return checked_sound(samples, rate_hz, max_s)
+    except FieldError:
+        raise
+    except ProtocolError as exc:
+        raise FieldError(loc, str(exc)) from exc
+
+
+def checked_sound(samples: Waveform, rate_hz: int, max_s: float) -> Buffer:
+    """Return *samples* as bytes at 16 kHz; NaN and infinities become silence, peaks are clipped.
+
+    One bad sample would otherwise poison all the state of a model behind it.
+    """
+    if samples.size > max_s * rate_hz:
+        raise ProtocolError(f"{samples.size / rate_hz:.1f} s of sound are above {max_s:.0f} s")
+    if not samples.size:
+        return EMPTY
+    if not float(np.abs(samples).max()) <= 1.0:  # the negation is true for NaN as well
+        samples = np.clip(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
+    return Buffer(resample(samples, rate_hz, INPUT_HZ).astype("<f4", copy=False).tobytes())
+
+
+def decode_binary_sound(frame: bytes, max_s: float) -> Buffer:
+    """Return the sound of a binary frame: a tag of four bytes, then samples at 16 kHz."""
+    tag, body = frame[:4], memoryview(frame)[4:]
+    if tag == PCM16_TAG:
+        return checked_sound(waveform_from_pcm16(body), INPUT_HZ, max_s)
+    if tag == FLOAT32_TAG and len(body) % _FLOAT32_BYTES == 0:
+        return checked_sound(np.frombuffer(body, "<f4"), INPUT_HZ, max_s)
+    raise ProtocolError("Invalid binary message: it begins with S16L or F32L, then whole samples")
+
+
+def decode_file(text: str, loc: Location, max_bytes: int) -> Buffer:
+    """Return a picture or film as the file that it is."""
+    if len(text) * 3 > max_bytes * 4 + 12:
+        raise FieldError(loc, f"a file above {max_bytes >> 20} MiB")
+    data = decode_base64(text, loc)
+    if not data:
+        raise FieldError(loc, "an empty file")
+    return Buffer(data)
+
+
+def encode_base64(data: bytes | memoryview) -> str | None:
+    """Return *data* as base64, None when there is none: listeners test for null."""
+    return pybase64.b64encode_as_string(data) if len(data) else None
+
+
+def encode_wav(pcm: bytes | memoryview, rate_hz: int) -> str | None:
+    """Return float32 *pcm* as the base64 of a whole WAV file, None when there is none."""
+    if not len(pcm):
+        return None
+    return encode_base64(wav_from_waveform(np.frombuffer(pcm, "<f4"), rate_hz))

@@ -1,0 +1,49 @@
+"""Which apps there are, and switching them."""
+
+from aiohttp import web
+
+from omni.errors import ProtocolError
+from omni.realtime.fields import Fields
+from omni.routes.app_table import APPS as ALL_APPS
+from omni.routes.app_table import App
+from omni.routes.bodies import read_fields
+from omni.routes.errors import json_reply
+from omni.routes.keys import APPS
+from omni.routes.served import served
+
+
+async def get_apps(request: web.Request) -> web.Response:
+    """Return the apps that are enabled and that the engine can serve."""
+    offered = request.app[APPS].offered((await served(request.app)).modes)
+    return json_reply({"apps": [_app(app) for app in offered]})
+
+
+async def get_admin_apps(request: web.Request) -> web.Response:
+    """Return all apps and whether each is enabled."""
+    table = request.app[APPS]
+    apps = [{**_app(app), "enabled": table.is_enabled(app.app_id)} for app in ALL_APPS]
+    return json_reply({"apps": apps})
+
+
+async def put_admin_app(request: web.Request) -> web.Response:
+    """Switch the app that the path names."""
+    fields = await read_fields(request)
+    return _switch(request, request.match_info["app_id"], fields)
+
+
+async def put_admin_apps(request: web.Request) -> web.Response:
+    """Switch the app that the body names, as the demo's documents have it."""
+    fields = await read_fields(request)
+    return _switch(request, fields.text("app_id"), fields)
+
+
+def _switch(request: web.Request, app_id: str, fields: Fields) -> web.Response:
+    if not fields.has("enabled"):
+        raise ProtocolError("enabled is missing: true or false")
+    enabled = fields.flag("enabled", True)
+    app = request.app[APPS].set_enabled(app_id, enabled)
+    return json_reply({"success": True, "app": {**_app(app), "enabled": enabled}})
+
+
+def _app(app: App) -> dict[str, object]:
+    return {"app_id": app.app_id, "name": app.name, "route": app.route}

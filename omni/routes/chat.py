@@ -1,0 +1,112 @@
+"""`POST /api/chat`: one chat turn, answered whole."""
+
+import asyncio
+import time
+
+from aiohttp import web
+from attrs import define, field
+
+from omni.audio import OUTPUT_HZ
+from omni.engine import ChatDone, ChatRequest, Failed, ReplyChunk
+from omni.errors import CapacityError, OmniError
+from omni.link import LinkedSession
+from omni.realtime.chat import HTTP_MAX_NEW_TOKENS, parse_request
+from omni.realtime.chat_session import misfit
+from omni.realtime.media import encode_wav
+from omni.routes.bodies import INLINE_BYTES, read_fields
+from omni.routes.errors import error_reply, json_reply
+from omni.routes.keys import APPS, LINK, RECORDINGS, SETTINGS
+from omni.routes.sockets import new_id
+
+
+@define
+class _Turn:
+    """What is gathered of one answer."""
+
+    estimated_wait_s: float = 0.0
+    recording_id: str = ""
+    pcm: list[bytes | memoryview] = field(factory=list)
+    done: ChatDone | None = None
+    failure: str = ""
+
+
+async def post_chat(request: web.Request) -> web.Response:
+    """Answer one request; a client that hangs up cancels it, also while it waits."""
+    app = request.app
+    app[APPS].require("turnbased")
+    fields = await read_fields(request)
+    if (request.content_length or 0) > INLINE_BYTES:
+        chat = await asyncio.to_thread(parse_request, fields, HTTP_MAX_NEW_TOKENS)
+    else:
+        chat = parse_request(fields, HTTP_MAX_NEW_TOKENS)
+    began_at, turn = time.monotonic(), _Turn()
+    linked = app[LINK].open_session(new_id("chat"), "chat")
+    try:
+        await _run(request, linked, chat, turn)
+        return json_reply(_reply(turn, linked.queued_s, time.monotonic() - began_at))
+    except OmniError as exc:
+        return error_reply(exc)
+    finally:
+        linked.close()
+
+
+async def _run(
+    request: web.Request, linked: LinkedSession, chat: ChatRequest, turn: _Turn
+) -> None:
+    timeout_s = request.app[SETTINGS].service.request_timeout
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for place in linked.wait_for_lease():
+                turn.estimated_wait_s = turn.estimated_wait_s or place.estimated_wait_s
+            await _answer(request, linked, chat, turn)
+    except TimeoutError as exc:
+        raise CapacityError(f"Request timeout ({timeout_s:.1f}s)") from exc
+
+
+async def _answer(
+    request: web.Request, linked: LinkedSession, chat: ChatRequest, turn: _Turn
+) -> None:
+    if (error := misfit(chat, linked.lease.capabilities)) is not None:
+        raise error
+    recorder = request.app[RECORDINGS].start(linked.client_id, "chat", linked.lease.worker)
+    turn.recording_id = recorder.recording_id
+    try:
+        linked.send(chat)
+        recorder.heard(chat)
+        while turn.done is None and not turn.failure:
+            event = await linked.receive()
+            recorder.said(event)
+            match event:
+                case ReplyChunk(pcm=pcm):
+                    turn.pcm.append(pcm)
+                case ChatDone():
+                    turn.done = event
+                case Failed(message=message):
+                    turn.failure = message or "The engine failed"
+    finally:
+        recorder.close()
+
+
+def _reply(turn: _Turn, queued_s: float, duration_s: float) -> dict[str, object]:
+    done = turn.done or ChatDone(text="", input_tokens=0, generated_tokens=0)
+    return {
+        "text": done.text,
+        "audio_path": None,
+        "audio_data": encode_wav(b"".join(turn.pcm), OUTPUT_HZ),
+        "audio_sample_rate": OUTPUT_HZ,
+        "tokens_generated": done.generated_tokens,
+        "duration_ms": round((duration_s - queued_s) * 1000, 1),
+        "prompt": None,
+        "token_stats": {
+            "cached_tokens": 0,
+            "input_tokens": done.input_tokens,
+            "generated_tokens": done.generated_tokens,
+            "total_tokens": done.input_tokens + done.generated_tokens,
+        },
+        "recording_session_id": turn.recording_id or None,
+        "finish_reason": done.finish_reason,
+        "error": turn.failure or None,
+        "success": not turn.failure,
+        "queue_wait_ms": round(queued_s * 1000),
+        "estimated_queue_wait_s": turn.estimated_wait_s,
+    }

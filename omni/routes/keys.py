@@ -1,0 +1,16 @@
+"""What the web process keeps for its routes, by typed key."""
+
+from aiohttp import web
+
+from omni.link import BrokerLink
+from omni.realtime.live import LiveSessions
+from omni.recording.recorder import Recordings
+from omni.routes.app_table import AppTable
+from omni.settings import Settings
+
+SETTINGS = web.AppKey("settings", Settings)
+LINK = web.AppKey("link", BrokerLink)
+LIVE = web.AppKey("live", LiveSessions)
+#: A Protocol is no type to `AppKey`, but it is to its readers.
+RECORDINGS: web.AppKey[Recordings] = web.AppKey("recordings")
+APPS = web.AppKey("apps", AppTable)

@@ -1,0 +1,69 @@
+"""The pages and their files, with the headers that browsers need to trust and refresh them."""
+
+from pathlib import Path
+
+from aiohttp import web
+
+from omni.errors import NotFound
+from omni.routes.app_table import APPS as ALL_APPS
+from omni.routes.app_table import App
+from omni.routes.errors import Handler
+from omni.routes.keys import APPS
+
+WEBROOT = Path(__file__).resolve().parent.parent.parent / "webroot"
+
+#: no-cache lets browsers keep files but makes them ask (ETag) each time: modules of two versions
+#: never run together. Sockets need ws: and wss: by name, as Safari does not count them to 'self'.
+HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; media-src 'self' data: blob:; "
+        "worker-src 'self' blob:; connect-src 'self' ws: wss:; "
+        "object-src 'none'; base-uri 'none'; frame-ancestors 'self'; form-action 'self'"
+    ),
+    "Permissions-Policy": (
+        "microphone=(self), camera=(self), display-capture=(self), screen-wake-lock=(self), "
+        "autoplay=(self), geolocation=()"
+    ),
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def add_pages(app: web.Application) -> None:
+    """Add `/`, the page of each app, and `/static/`."""
+    app.router.add_get("/", _page_of("home.html"))
+    for entry in ALL_APPS:
+        app.router.add_get(entry.route, _app_page(entry))
+    app.router.add_static("/static/", WEBROOT)
+
+
+@web.middleware
+async def page_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Put `HEADERS` on whatever is served as a file."""
+    response = await handler(request)
+    if isinstance(response, web.FileResponse):
+        response.headers.update(HEADERS)
+    return response
+
+
+def _page_of(name: str) -> Handler:
+    async def get_page(request: web.Request) -> web.StreamResponse:
+        path = WEBROOT / "pages" / name
+        if not path.is_file():
+            raise NotFound("Not Found")
+        return web.FileResponse(path)
+
+    return get_page
+
+
+def _app_page(entry: App) -> Handler:
+    show = _page_of(entry.page)
+
+    async def get_app_page(request: web.Request) -> web.StreamResponse:
+        if not request.app[APPS].is_enabled(entry.app_id):
+            raise web.HTTPFound("/")
+        return await show(request)
+
+    return get_app_page

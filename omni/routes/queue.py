@@ -1,0 +1,52 @@
+"""The waiting line: look at it, look at one ticket, cancel a ticket."""
+
+from aiohttp import web
+
+from omni.messages import TicketView
+from omni.routes.errors import json_reply
+from omni.routes.keys import LINK
+from omni.routes.status import local_iso, running_tasks
+
+
+async def get_queue(request: web.Request) -> web.Response:
+    """Return all tickets and what runs."""
+    status = await request.app[LINK].status()
+    items = [
+        {**_ticket(ticket), "wait_elapsed_s": round(ticket.waited_s, 1)}
+        for ticket in status.tickets
+    ]
+    return json_reply(
+        {
+            "queue_length": len(items),
+            "max_queue_size": status.max_queue_size,
+            "items": items,
+            "running_tasks": running_tasks(status),
+        }
+    )
+
+
+async def get_ticket(request: web.Request) -> web.Response:
+    """Return one ticket; 200 also when it is gone."""
+    status = await request.app[LINK].status()
+    for ticket in status.tickets:
+        if ticket.ticket_id == request.match_info["ticket_id"]:
+            return json_reply({"found": True, "ticket": {**_ticket(ticket), "cancelled": False}})
+    text = "Ticket not in queue (may have been assigned or cancelled)"
+    return json_reply({"found": False, "message": text})
+
+
+async def delete_ticket(request: web.Request) -> web.Response:
+    """Cancel one ticket; its socket is told."""
+    success = await request.app[LINK].cancel_ticket(request.match_info["ticket_id"])
+    return json_reply({"success": success})
+
+
+def _ticket(ticket: TicketView) -> dict[str, object]:
+    return {
+        "ticket_id": ticket.ticket_id,
+        "request_type": ticket.request_type,
+        "session_id": ticket.client_id,
+        "position": ticket.position,
+        "estimated_wait_s": ticket.estimated_wait_s,
+        "enqueued_at": local_iso(ticket.enqueued_at),
+    }

@@ -1,0 +1,130 @@
+"""The demo's WebSockets: who may open one, and which dialect and session it gets."""
+
+import re
+import secrets
+import time
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from omni.errors import Forbidden
+from omni.messages import RequestType
+from omni.realtime.chat import ChatDialect
+from omni.realtime.chat_session import ChatSession
+from omni.realtime.dialect import Dialect
+from omni.realtime.duplex import DuplexDialect, DuplexMode
+from omni.realtime.duplex_session import DuplexSession
+from omni.realtime.early import EarlyCommands
+from omni.realtime.endpoint import Endpoint
+from omni.realtime.half_duplex import HalfDuplexDialect
+from omni.realtime.half_duplex_session import HalfDuplexSession
+from omni.realtime.session import Session
+from omni.realtime.socket import ClientSocket
+from omni.routes.bodies import read_fields
+from omni.routes.errors import json_reply
+from omni.routes.keys import APPS, LINK, LIVE, RECORDINGS, SETTINGS
+
+MAX_ID_CHARS = 128
+_AUDIO_PREFIXES = ("adx_", "audio_duplex_")
+
+
+async def duplex(request: web.Request) -> web.StreamResponse:
+    """Serve `/ws/duplex/{session_id}`."""
+    client_id = clean_id(request.match_info["session_id"])
+    mode = duplex_mode(client_id)
+    request.app[APPS].require("audio_duplex" if mode == "audio_duplex" else "omni")
+    settings = request.app[SETTINGS]
+    session = DuplexSession(
+        request_type=mode,
+        client_id=client_id,
+        prepare_timeout_s=settings.duplex.pause_timeout,
+        pause_timeout_s=settings.duplex.pause_timeout,
+        max_backlog_chunks=settings.web.max_backlog_chunks,
+        unix_offset_s=time.time() - time.monotonic(),
+    )
+    return await _serve(request, session, DuplexDialect(mode))
+
+
+async def half_duplex(request: web.Request) -> web.StreamResponse:
+    """Serve `/ws/half_duplex/{session_id}`."""
+    request.app[APPS].require("half_duplex_audio")
+    settings = request.app[SETTINGS]
+    session = HalfDuplexSession(
+        request_type="half_duplex_audio",
+        client_id=clean_id(request.match_info["session_id"]),
+        prepare_timeout_s=settings.duplex.pause_timeout,
+    )
+    return await _serve(request, session, HalfDuplexDialect(settings.web.half_duplex_timeout_s))
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    """Serve `/ws/chat`."""
+    request.app[APPS].require("turnbased")
+    settings = request.app[SETTINGS]
+    session = ChatSession(
+        request_type="chat",
+        client_id=new_id("chat"),
+        prepare_timeout_s=settings.duplex.pause_timeout,
+        request_timeout_s=settings.service.request_timeout,
+    )
+    return await _serve(request, session, ChatDialect())
+
+
+async def stop_half_duplex(request: web.Request) -> web.Response:
+    """Cut the running answer of a half-duplex session; its turn ends with the text so far."""
+    fields = await read_fields(request)
+    connection = request.app[LIVE].find(clean_id(fields.text("session_id")))
+    if connection is None or not isinstance(connection.session, HalfDuplexSession):
+        return json_reply({"success": False, "message": "No such half-duplex session"})
+    actions = connection.session.stop_answer()
+    await connection.perform(actions)
+    text = "Stopping the answer" if actions else "No answer is running"
+    return json_reply({"success": bool(actions), "message": text})
+
+
+def duplex_mode(client_id: str) -> DuplexMode:
+    """Return the mode that a client's own id names; one rule for the whole server."""
+    return "audio_duplex" if client_id.startswith(_AUDIO_PREFIXES) else "omni_duplex"
+
+
+def clean_id(client_id: str) -> str:
+    """Return *client_id* fit for file names and logs."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", client_id)[:MAX_ID_CHARS]
+
+
+def new_id(prefix: str) -> str:
+    """Return an id of the demo's form, unlikely to be there already."""
+    return f"{prefix}_{secrets.token_hex(6)}"
+
+
+def require_origin(request: web.Request) -> None:
+    """Raise Forbidden when a page of another site opens the socket.
+
+    Only browsers send Origin, and they let every site open sockets anywhere.
+    """
+    origin = request.headers.get("Origin")
+    allowed = request.app[SETTINGS].security.allowed_origins
+    if origin is None or origin in allowed or "*" in allowed:
+        return
+    if urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
+        raise Forbidden(f"Pages of {origin[:200]} may not connect; see security.allowed_origins")
+
+
+async def _serve(
+    request: web.Request, session: Session, dialect: Dialect
+) -> web.StreamResponse:
+    require_origin(request)
+    app, settings = request.app, request.app[SETTINGS].web
+    request_type: RequestType = session.request_type
+    endpoint = Endpoint(
+        link=app[LINK],
+        linked=app[LINK].open_session(session.client_id, request_type),
+        live=app[LIVE],
+        recordings=app[RECORDINGS],
+        settings=settings,
+        dialect=dialect,
+        session=session,
+        socket=ClientSocket(settings),
+        early=EarlyCommands(settings.max_early_kb << 10),
+    )
+    return await endpoint.run(request)

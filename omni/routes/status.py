@@ -1,0 +1,136 @@
+"""Health, status, workers and caches, in the demo's own shapes."""
+
+import re
+from datetime import datetime
+
+from aiohttp import web
+
+from omni import __version__
+from omni.messages import RequestType, Status, TaskView, WorkerView
+from omni.routes.errors import json_reply
+from omni.routes.keys import LINK, LIVE
+
+_BUSY: dict[RequestType, str] = {
+    "chat": "busy_chat",
+    "streaming": "busy_chat",
+    "half_duplex_audio": "busy_half_duplex",
+    "audio_duplex": "duplex_active",
+    "omni_duplex": "duplex_active",
+}
+
+
+async def get_health(request: web.Request) -> web.Response:
+    """Say that this process answers, and whether it reaches the broker."""
+    return json_reply(
+        {
+            "status": "healthy",
+            "timestamp": datetime.now().isoformat(),
+            "version": __version__,
+            "broker": request.app[LINK].connected,
+        }
+    )
+
+
+async def get_status(request: web.Request) -> web.Response:
+    """Return the counts that pages poll."""
+    status = await request.app[LINK].status()
+    states = [worker_state(worker, set()) for worker in status.workers]
+    num_slots = sum(worker.num_slots for worker in status.workers if worker.state == "ready")
+    num_busy = sum(len(worker.tasks) for worker in status.workers)
+    return json_reply(
+        {
+            "gateway_healthy": True,
+            "total_workers": len(states),
+            "idle_workers": states.count("idle"),
+            "busy_workers": sum(state.startswith(("busy", "duplex")) for state in states),
+            "duplex_workers": sum(state.startswith("duplex") for state in states),
+            "loading_workers": states.count("loading"),
+            "error_workers": states.count("error"),
+            "offline_workers": states.count("offline"),
+            "queue_length": len(status.tickets),
+            "max_queue_size": status.max_queue_size,
+            "running_tasks": running_tasks(status),
+            "total_slots": num_slots,
+            "busy_slots": num_busy,
+            "free_slots": max(0, num_slots - num_busy),
+        }
+    )
+
+
+async def get_workers(request: web.Request) -> web.Response:
+    """Return every worker."""
+    status = await request.app[LINK].status()
+    paused = request.app[LIVE].paused_ids()
+    workers = [_worker(worker, paused) for worker in status.workers]
+    return json_reply({"total": len(workers), "workers": workers})
+
+
+async def get_cache(request: web.Request) -> web.Response:
+    """Return the workers again; their caches are empty between sessions."""
+    status = await request.app[LINK].status()
+    workers = [
+        {"worker_id": worker_id(worker.name), "status": worker_state(worker, set())}
+        for worker in status.workers
+    ]
+    return json_reply({"workers": workers})
+
+
+def running_tasks(status: Status) -> list[dict[str, object]]:
+    """Return what every worker does now."""
+    return [
+        {
+            "worker_id": worker_id(task.worker),
+            "request_type": task.request_type,
+            "session_id": task.client_id,
+            "started_at": local_iso(task.started_at),
+            "elapsed_s": round(task.elapsed_s, 1),
+            "estimated_remaining_s": round(task.estimated_remaining_s, 1),
+        }
+        for worker in status.workers
+        for task in worker.tasks
+    ]
+
+
+def worker_state(worker: WorkerView, paused_ids: set[str]) -> str:
+    """Return the demo's word for a worker; with several sessions the first one names it."""
+    if worker.state in ("offline", "loading", "error"):
+        return worker.state
+    if worker.tasks:
+        task = worker.tasks[0]
+        return "duplex_paused" if task.client_id in paused_ids else _BUSY[task.request_type]
+    return "idle" if worker.state == "ready" else "offline"
+
+
+def worker_id(name: str) -> str:
+    """Return the demo's name of a worker: `worker_0` for `worker-0`."""
+    return name.replace("-", "_")
+
+
+def local_iso(unix_s: float) -> str:
+    """Return Unix seconds as the naive local time that the demo shows."""
+    return datetime.fromtimestamp(unix_s).isoformat()
+
+
+def _worker(worker: WorkerView, paused_ids: set[str]) -> dict[str, object]:
+    task: TaskView | None = worker.tasks[0] if worker.tasks else None
+    index = re.search(r"\d+$", worker.gpu) or re.search(r"\d+$", worker.name)
+    return {
+        "worker_id": worker_id(worker.name),
+        "host": worker.host,
+        "port": 0,
+        "gpu_id": int(index.group()) if index else 0,
+        "gpu": worker.gpu,
+        "pid": worker.pid,
+        "status": worker_state(worker, paused_ids),
+        "state": worker.state,
+        "num_slots": worker.num_slots,
+        "busy_slots": len(worker.tasks),
+        "current_session_id": task.client_id if task else None,
+        "total_requests": worker.total_requests,
+        "avg_inference_time_ms": round(worker.mean_duration_ms, 1),
+        "last_heartbeat": local_iso(worker.last_heartbeat) if worker.last_heartbeat else None,
+        "current_request_type": task.request_type if task else None,
+        "task_started_at": local_iso(task.started_at) if task else None,
+        "restarts": worker.restarts,
+        "model": worker.capabilities.model if worker.capabilities else None,
+    }

@@ -1,0 +1,135 @@
+"""PROCESS web: HTTP and WebSockets towards clients, one link towards the broker."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from omni.certificate import server_context
+from omni.errors import SettingsError
+from omni.link import open_link
+from omni.log import set_up_logging
+from omni.process import EXIT_CANNOT_START, process_settings
+from omni.realtime.live import LiveSessions
+from omni.recording.recorder import NoRecording
+from omni.routes import apps, audio_assets, chat, config, queue, sockets, status
+from omni.routes.app_table import AppTable
+from omni.routes.errors import errors_as_json
+from omni.routes.keys import APPS, LINK, LIVE, RECORDINGS, SETTINGS
+from omni.routes.pages import add_pages, page_headers
+from omni.settings import Settings
+
+log = logging.getLogger(__name__)
+
+NAME = "web-0"
+
+
+def make_app(settings: Settings) -> web.Application:
+    """Return the application; its link opens when it starts and closes when it stops."""
+    app = web.Application(
+        middlewares=[errors_as_json, page_headers],
+        client_max_size=settings.web.max_body_mb * 2**20,
+    )
+    app[SETTINGS] = settings
+    app[LIVE] = LiveSessions()
+    app[APPS] = AppTable()
+    app[RECORDINGS] = NoRecording()
+    app.cleanup_ctx.append(_linked)
+    app.on_shutdown.append(_end_sessions)
+    add_routes(app)
+    return app
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the table of routes."""
+    app.add_routes(
+        [
+            web.get("/health", status.get_health),
+            web.get("/status", status.get_status),
+            web.get("/workers", status.get_workers),
+            web.get("/cache", status.get_cache),
+            web.get("/api/cache", status.get_cache),
+            web.get("/api/queue", queue.get_queue),
+            web.get("/api/queue/{ticket_id}", queue.get_ticket),
+            web.delete("/api/queue/{ticket_id}", queue.delete_ticket),
+            web.get("/api/config/eta", config.get_eta),
+            web.put("/api/config/eta", config.put_eta),
+            web.get("/api/frontend_defaults", config.get_frontend_defaults),
+            web.get("/api/default_ref_audio", audio_assets.get_default_ref_audio),
+            web.get("/api/apps", apps.get_apps),
+            web.get("/api/admin/apps", apps.get_admin_apps),
+            web.put("/api/admin/apps", apps.put_admin_apps),
+            web.put("/api/admin/apps/{app_id}", apps.put_admin_app),
+            web.post("/api/chat", chat.post_chat),
+            web.post("/api/half_duplex/stop", sockets.stop_half_duplex),
+            web.get("/ws/chat", sockets.chat),
+            web.get("/ws/half_duplex/{session_id}", sockets.half_duplex),
+            web.get("/ws/duplex/{session_id}", sockets.duplex),
+        ]
+    )
+    add_pages(app)
+
+
+async def _linked(app: web.Application) -> AsyncIterator[None]:
+    async with open_link(app[SETTINGS].fabric, role="web", name=NAME) as link:
+        app[LINK] = link
+        yield
+
+
+async def _end_sessions(app: web.Application) -> None:
+    await asyncio.gather(*(connection.shut_down() for connection in app[LIVE].all()))
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until told to stop (SIGINT, SIGTERM)."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    context = server_context(settings.web, Path(settings.service.data_dir))
+    # a request whose client hangs up is cancelled: nobody is left to answer
+    runner = web.AppRunner(
+        make_app(settings),
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=settings.fabric.stop_timeout_s / 2,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(
+            runner, settings.web.host, settings.service.gateway_port, ssl_context=context
+        )
+        await site.start()
+        log.info("serving on %s", runner.addresses)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the fastest event loop here; None: asyncio's own."""
+    try:
+        from uvloop import new_event_loop  # there is none for Windows
+    except ImportError:
+        return None
+    return new_event_loop
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the process."""
+    settings = process_settings(argv)
+    set_up_logging(NAME, settings.fabric.run_dir)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(serve(settings))
+    except (SettingsError, OSError) as exc:
+        log.error("cannot serve: %s", exc)
+        return EXIT_CANNOT_START
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

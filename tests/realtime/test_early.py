@@ -1,0 +1,52 @@
+import pytest
+
+from omni.engine import AudioChunk, Buffer, PrepareDuplex
+from omni.errors import TooLarge
+from omni.realtime.dialect import Open, Sound
+from omni.realtime.early import EarlyCommands
+
+PREPARE = Open(input=PrepareDuplex(mode="audio_duplex"))
+
+
+def _sound(number: int) -> Sound:
+    return Sound(chunk=AudioChunk(pcm=Buffer(bytes([number]))))
+
+
+def _all(early: EarlyCommands) -> list[object]:
+    return list(iter(early.pop, None))
+
+
+def test_commands_come_out_in_order() -> None:
+    early = EarlyCommands(100)
+    for command in (PREPARE, _sound(1), _sound(2)):
+        early.push(command, 10)
+
+    assert _all(early) == [PREPARE, _sound(1), _sound(2)]
+
+
+def test_the_oldest_sound_goes_first_and_control_stays() -> None:
+    early = EarlyCommands(30)
+    for command in (_sound(1), PREPARE, _sound(2), _sound(3)):
+        early.push(command, 10)
+
+    assert _all(early) == [PREPARE, _sound(2), _sound(3)]
+    assert early.num_dropped == 1
+
+
+def test_more_control_than_fits_is_refused() -> None:
+    early = EarlyCommands(15)
+    early.push(PREPARE, 10)
+
+    with pytest.raises(TooLarge):
+        early.push(PREPARE, 10)
+    assert _all(early) == [PREPARE]
+
+
+def test_room_is_given_back() -> None:
+    early = EarlyCommands(10)
+    early.push(PREPARE, 10)
+    early.pop()
+
+    early.push(PREPARE, 10)
+
+    assert _all(early) == [PREPARE]
