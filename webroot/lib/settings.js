@@ -15,7 +15,7 @@ export const SETTINGS_VERSION = 1;
  * @property {number} volume 0..1
  * @property {boolean} echoCancellation
  * @property {string} systemPrompt "" is the server's own
- * @property {number} playbackDelayMs -1 follows the server
+ * @property {number} playbackDelayMs below 0 follows the server
  * @property {number} chunkMs asked of the engine
  * @property {boolean} clientBargeIn
  * @property {boolean} singleKeys
@@ -36,7 +36,7 @@ export const DEFAULTS = Object.freeze({
   volume: 1,
   echoCancellation: true,
   systemPrompt: "",
-  playbackDelayMs: -1,
+  playbackDelayMs: -50,
   chunkMs: 200,
   clientBargeIn: false,
   singleKeys: true,
@@ -51,7 +51,7 @@ export const DEFAULTS = Object.freeze({
 /** Inclusive limits of the numbers. @type {Readonly<Record<string, [number, number]>>} */
 export const LIMITS = Object.freeze({
   volume: [0, 1],
-  playbackDelayMs: [-1, 2000],
+  playbackDelayMs: [-50, 2000],
   chunkMs: [100, 1000],
   chatMaxTokens: [16, 2048],
   vadThreshold: [0.1, 0.95],

@@ -1,0 +1,65 @@
+"""A headless Chromium with a fake microphone that plays a WAV file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Page, async_playwright
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+def arguments(microphone: Path | None) -> list[str]:
+    """Command line of the browser: no graphics, no network of its own, sound in from a file."""
+    args = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--ignore-certificate-errors",
+        "--autoplay-policy=no-user-gesture-required",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+    ]
+    if microphone is not None:
+        args.append(f"--use-file-for-fake-audio-capture={microphone}%noloop")
+    return args
+
+
+@contextlib.asynccontextmanager
+async def chromium(microphone: Path | None = None) -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=arguments(microphone), headless=True
+        )
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+def collect_errors(page: Page) -> list[str]:
+    """Console errors and uncaught exceptions of *page* from now on."""
+    errors: list[str] = []
+    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    return errors
+
+
+async def until(page: Page, expression: str, timeout_s: float = 20.0) -> Any:
+    """Wait until *expression* is true in *page*; return its value.
+
+    Playwright's own wait_for_function polls with eval, which the pages' policy forbids.
+    """
+    async with asyncio.timeout(timeout_s):
+        while not (value := await page.evaluate(expression)):
+            await asyncio.sleep(0.05)
+    return value

@@ -1,0 +1,91 @@
+/** Home: what this is, what answers here, and the ways to talk with it. */
+
+import { getDefaults } from "../lib/api.js";
+import { h } from "../ui/h.js";
+import { Orb } from "../ui/orb.js";
+import { enabledPages, startShell } from "../ui/shell.js";
+import { setText } from "../ui/text.js";
+
+/** Rows of the comparison: text key, then one key for each mode in the order of PAGES. */
+const COMPARISON = ["turns", "interrupt", "input", "output", "best"];
+
+/** A made-up conversation for the shape in the hero: who is heard, for how long, s. @type {[import("../ui/orb.js").Mood, number][]} */
+const SCENE = [["listening", 3.2], ["speaking", 4.2], ["listening", 1.8], ["speaking", 2.6]];
+
+function hero() {
+  const orb = new Orb("orb hero-orb");
+  playScene(orb);
+  return h("section", { class: "hero" },
+    h("div", { class: "hero-words" },
+      h("p", { class: "eyebrow", t: "home.eyebrow" }),
+      h("h1", { t: "home.headline" }),
+      h("p", { class: "lead", t: "home.lead" }),
+      h("div", { class: "hero-buttons" },
+        h("a", { class: "button primary large", icon: "mic", t: "home.talk", attrs: { href: "/audio_duplex" } }),
+        h("a", { class: "button large", icon: "chat", t: "home.write", attrs: { href: "/turnbased" } })),
+      h("p", { class: "hero-note", icon: "info", t: "home.headphones" }),
+    ),
+    h("div", { class: "hero-art", attrs: { "aria-hidden": "true" } }, orb.element),
+  );
+}
+
+/** @param {Orb} orb */
+function playScene(orb) {
+  const totalS = SCENE.reduce((sum, [, seconds]) => sum + seconds, 0);
+  setInterval(() => {
+    let at = (performance.now() / 1000) % totalS;
+    const [mood] = SCENE.find(([, seconds]) => (at -= seconds) < 0) ?? SCENE[0];
+    orb.setMood(mood);
+    const speech = Math.max(0, Math.sin(performance.now() / 130) * Math.sin(performance.now() / 610));
+    orb.setLevel(speech * (mood === "speaking" ? 0.5 : 0.15));
+  }, 60);
+}
+
+/** @param {import("../lib/protocol.js").FrontendDefaults} defaults */
+function engineCard(defaults) {
+  const isKnown = Boolean(defaults.engine || defaults.model_name);
+  const name = h("strong", {}, defaults.model_name || defaults.engine || "");
+  if (!isKnown) setText(name, "home.engine_unknown");
+  return h("section", { class: "engine-card", label: "home.answering" },
+    h("div", { class: "engine-icon", icon: "chip" }),
+    h("div", { class: "engine-words" },
+      h("p", { class: "eyebrow", t: "home.answering" }),
+      h("p", { class: "engine-name" }, name, defaults.engine ? h("span", { class: "tag" }, defaults.engine) : null),
+      defaults.notice ? h("p", { class: "engine-notice" }, defaults.notice) : h("p", { class: "engine-notice", t: "home.engine_notice" })),
+  );
+}
+
+/** @param {readonly import("../ui/shell.js").PageLink[]} pages */
+function modeCards(pages) {
+  return h("div", { class: "mode-cards" }, ...pages.map(({ route, icon, name, appId }) =>
+    h("a", { class: `mode-card mode-${appId}`, attrs: { href: route } },
+      h("span", { class: "mode-icon", icon }),
+      h("h3", { t: name }),
+      h("p", { t: `home.${appId}` }),
+      h("span", { class: "mode-go", t: "home.open", icon: "arrow" }))));
+}
+
+/** @param {readonly import("../ui/shell.js").PageLink[]} pages */
+function comparison(pages) {
+  return h("div", { class: "table-scroll", label: "home.compare", attrs: { role: "region", tabindex: "0" } },
+    h("table", { class: "comparison" },
+      h("thead", {}, h("tr", {}, h("td", {}), ...pages.map(({ name }) => h("th", { t: name, attrs: { scope: "col" } })))),
+      h("tbody", {}, ...COMPARISON.map((row) =>
+        h("tr", {}, h("th", { t: `compare.${row}`, attrs: { scope: "row" } }), ...pages.map(({ appId }) => h("td", { t: `compare.${row}.${appId}` })))))));
+}
+
+async function main() {
+  await startShell("home.title");
+  const root = /** @type {HTMLElement} */ (document.getElementById("main"));
+  const engine = h("div", { class: "engine-slot" });
+  root.append(hero(), engine);
+  const [pages, defaults] = await Promise.all([enabledPages(), getDefaults()]);
+  engine.append(engineCard(defaults));
+  root.append(
+    h("section", { class: "section" }, h("h2", { t: "home.modes" }), modeCards(pages)),
+    h("section", { class: "section" }, h("h2", { t: "home.compare" }), comparison(pages)),
+    h("footer", { class: "footer" }, h("p", { t: "home.privacy" })),
+  );
+}
+
+void main();
