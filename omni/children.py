@@ -42,6 +42,7 @@ class Child:
     num_starts: int = 0
     started_s: float = 0.0
     is_ready: bool = False
+    was_ready: bool = False
     ready_after_s: float = 0.0
     _process: subprocess.Popen[bytes] | None = None
 
@@ -84,6 +85,11 @@ class Child:
         self.is_ready = False
         pid_path(self.run_dir, self.name).write_text(f"{self.pid}\n", "utf-8")
         log.info("%s started as process %s", self.name, self.pid)
+
+    def note_ready(self) -> None:
+        """Note that it does its work now."""
+        self.is_ready = self.was_ready = True
+        self.ready_after_s = self.age_s
 
     async def exited(self) -> int:
         """Return the exit code (negative: a signal) as soon as the process is gone."""

@@ -55,8 +55,8 @@ def log_path(process_name: str, run_dir: str | Path) -> Path:
     return Path(run_dir) / f"{process_name}.log"
 
 
-def set_up_logging(process_name: str, run_dir: str | Path) -> None:
-    """Log this process to its file, and to stderr where that leads somewhere else.
+def set_up_logging(process_name: str, run_dir: str | Path, to_stderr: bool = True) -> None:
+    """Log this process to its file, and *to_stderr* where that leads somewhere else.
 
     Uncaught exceptions of every thread and crashes of native code end there, too.
     """
@@ -65,7 +65,7 @@ def set_up_logging(process_name: str, run_dir: str | Path) -> None:
     handlers: list[logging.Handler] = [
         RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_BACKUPS, encoding="utf-8")
     ]
-    if not _stderr_is(path):
+    if to_stderr and not _stderr_is(path):
         handlers.append(logging.StreamHandler())
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))

@@ -35,6 +35,11 @@ class Running:
     pid: int
     address: str = ""
 
+    @classmethod
+    def of_this_process(cls, address: str = "") -> "Running":
+        """Return what this process announces of itself."""
+        return cls(pid=os.getpid(), address=address)
+
 
 @contextlib.contextmanager
 def hold_run_dir(run_dir: str) -> Iterator[IO[str]]:
@@ -54,7 +59,7 @@ def hold_run_dir(run_dir: str) -> Iterator[IO[str]]:
                 "See it with `omni status`, stop it with `omni down`, or start a second one with "
                 "--set fabric.run_dir=DIR and another --port and --data-dir"
             ) from exc
-        announce(lock, Running(pid=os.getpid()))
+        announce(lock, Running.of_this_process())
         try:
             yield lock
         finally:

@@ -1,0 +1,223 @@
+"""The command line: `omni COMMAND`. Arguments only; each command's work is in its module."""
+
+import argparse
+import asyncio
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from omni import __version__
+from omni.errors import OmniError, SettingsError
+from omni.process import (
+    EXIT_CANNOT_START,
+    ROOT,
+    add_settings_arguments,
+    settings_of,
+    settings_path,
+)
+from omni.running import stop_running
+from omni.settings import Settings
+
+Command = Callable[[argparse.Namespace], int]
+
+#: Commands that take their own arguments from here on, with the module that runs them.
+_PROCESSES = {"broker": "omni.broker", "worker": "omni.gpu_worker", "web": "omni.web"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if words and (run := _PASSED_ON.get(words[0])) is not None:
+            return run(words[1:])
+        args = make_parser().parse_args(words)
+        command: Command = args.command
+        return command(args)
+    except SettingsError as exc:
+        return _complain(exc, EXIT_CANNOT_START)
+    except OmniError as exc:
+        return _complain(exc, 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _complain(error: OmniError, code: int) -> int:
+    print(f"omni: {error}", file=sys.stderr)
+    return code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands but those that pass their arguments on."""
+    parser = argparse.ArgumentParser(
+        prog="omni",
+        description="A self-hosted server for real-time conversation: voice, pictures, text.",
+        epilog="omni broker | worker | web: one process alone; omni test [pytest arguments]; "
+        "omni talk --help; omni bench [NAME ...]; omni install [EXTRA ...]: set up only.",
+    )
+    parser.add_argument("--version", action="version", version=f"omni {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_up(commands.add_parser("up", help="start everything and watch it"))
+    _add_down(commands.add_parser("down", help="stop everything"))
+    _add_status(commands.add_parser("status", help="show what runs, live"))
+    _add_drain(commands.add_parser("drain", help="take no new sessions, wait for those that run"))
+    _add_doctor(commands.add_parser("doctor", help="check this machine"))
+    _add_settings(commands.add_parser("settings", help="print settings.toml with the defaults"))
+    return parser
+
+
+def _add_up(parser: argparse.ArgumentParser) -> None:
+    add_settings_arguments(parser)
+    parser.add_argument("--port", metavar="N", help="port of the pages (0: any free one)")
+    parser.add_argument("--host", metavar="ADDRESS", help="0.0.0.0: reachable from elsewhere")
+    parser.add_argument("--gpus", metavar="0,1", default="", help="which GPUs; default: all")
+    parser.add_argument("--workers", metavar="N", help="worker processes")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model")
+    parser.add_argument("--http", action="store_true", help="no TLS; for localhost")
+    parser.add_argument("--model", metavar="PATH", help="MiniCPM-o checkpoint: directory or id")
+    parser.add_argument("--data-dir", metavar="DIR", help="recordings, voices, converted weights")
+    parser.set_defaults(command=_up)
+
+
+def _up(args: argparse.Namespace) -> int:
+    from omni.up import up  # needs every package of the fabric; `omni down` shall not
+
+    args.overrides = [*args.overrides, *_overrides(args)]
+    settings = settings_of(args)
+    gpus = [gpu.strip() for gpu in args.gpus.split(",") if gpu.strip()]
+    return up(settings, _arguments(args), gpus)
+
+
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """Return the short flags of `up` as `--set` knows them."""
+    chosen = {
+        "service.gateway_port": args.port,
+        "web.host": args.host,
+        "fabric.workers": args.workers,
+        "service.compile": "true" if args.compile else None,
+        "web.https": "false" if args.http else None,
+        "model.model_path": _absolute_if_there(args.model),
+        "service.data_dir": os.path.abspath(args.data_dir) if args.data_dir else None,
+    }
+    return [f"{path}={value}" for path, value in chosen.items() if value is not None]
+
+
+def _absolute_if_there(path: str | None) -> str | None:
+    """Return a directory's full path, for children run elsewhere; a model's id as it is."""
+    return os.path.abspath(path) if path and Path(path).exists() else path
+
+
+def _arguments(args: argparse.Namespace) -> list[str]:
+    """Return what brings a child to the same settings."""
+    path = settings_path(args.settings)
+    flags = ["--settings", str(path)] if path is not None else []
+    return flags + [word for override in args.overrides for word in ("--set", override)]
+
+
+def _add_down(parser: argparse.ArgumentParser) -> None:
+    add_settings_arguments(parser)
+    parser.add_argument("--drain", action="store_true", help="let running sessions end first")
+    parser.set_defaults(command=_down)
+
+
+def _down(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
+    if args.drain:
+        _run_drain(settings, "")
+    # One after the other: web, workers, broker; then what is left is killed.
+    stopped = stop_running(settings.fabric.run_dir, 3 * settings.fabric.stop_timeout_s + 1)
+    print(f"stopped: {', '.join(stopped)}" if stopped else "omni was not running here")
+    return 0
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    add_settings_arguments(parser)
+    parser.add_argument("--once", action="store_true", help="print once; do not go on")
+    parser.add_argument("--json", action="store_true", help="print once, as JSON")
+    parser.set_defaults(command=_status)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from omni.status import show_status  # needs every package of the fabric
+
+    fabric = settings_of(args).fabric
+    is_live = sys.stdout.isatty() and not (args.once or args.json)
+    return asyncio.run(show_status(fabric, as_json=args.json, is_live=is_live))
+
+
+def _add_drain(parser: argparse.ArgumentParser) -> None:
+    add_settings_arguments(parser)
+    parser.add_argument("--worker", default="", help="only this one, as `omni status` calls it")
+    parser.set_defaults(command=lambda args: _run_drain(settings_of(args), args.worker))
+
+
+def _run_drain(settings: Settings, worker: str) -> int:
+    from omni.status import drain  # needs every package of the fabric
+
+    return asyncio.run(drain(settings.fabric, worker))
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    add_settings_arguments(parser)
+    parser.set_defaults(command=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from omni.doctor import examine  # looks for every package there is
+
+    return examine(settings_of(args))
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_print_settings)
+
+
+def _print_settings(args: argparse.Namespace) -> int:
+    from omni.settings import as_toml
+
+    print(as_toml(), end="")
+    return 0
+
+
+def _run_process(name: str, words: list[str]) -> int:
+    """Become the process *name*, as the launcher starts it."""
+    os.chdir(ROOT)  # relative directories and sockets mean the same everywhere
+    os.execv(sys.executable, [sys.executable, "-m", _PROCESSES[name], *words])
+
+
+def _test(words: list[str]) -> int:
+    """Run the tests; *words* go to pytest."""
+    return subprocess.call([sys.executable, "-m", "pytest", *words], cwd=ROOT)
+
+
+def _bench(words: list[str]) -> int:
+    """Run benches by name, or name those that there are."""
+    known = sorted(path.stem for path in (ROOT / "bench").glob("*.py") if path.stem[0] != "_")
+    if not words or words[0].startswith("-"):
+        print("omni bench NAME [arguments]; there are: " + ", ".join(known))
+        return 0
+    if words[0] not in known:
+        raise SettingsError(f"there is no bench {words[0]!r}; there are: {', '.join(known)}")
+    return subprocess.call([sys.executable, "-m", f"bench.{words[0]}", *words[1:]], cwd=ROOT)
+
+
+def _talk(words: list[str]) -> int:
+    if importlib.util.find_spec("omni.talk") is None:
+        raise SettingsError("this installation has no omni/talk.py")
+    return subprocess.call([sys.executable, "-m", "omni.talk", *words])
+
+
+_PASSED_ON: dict[str, Callable[[list[str]], int]] = {
+    "broker": lambda words: _run_process("broker", words),
+    "worker": lambda words: _run_process("worker", words),
+    "web": lambda words: _run_process("web", words),
+    "test": _test,
+    "talk": _talk,
+    "bench": _bench,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
