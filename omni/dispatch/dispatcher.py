@@ -404,7 +404,7 @@ class Dispatcher:
             self._grant(ticket, slot, now_s)
         elif len(self.line) >= self.max_queue_size:
             self.counters["queue_full"] += 1
-            text = f"the queue is full ({self.max_queue_size} waiting)"
+            text = f"Queue full ({self.max_queue_size} requests)"  # the words that clients know
             self._end_ticket(ticket, "queue_full", text, self._retry_after_s(now_s))
         else:
             self._queue(ticket, now_s)

@@ -20,7 +20,6 @@ from omni.realtime.live import LiveSessions
 from omni.realtime.session import CLOSE_GOING_AWAY, Action, End, Send, Session, Tell
 from omni.realtime.socket import ClientSocket
 from omni.recording.recorder import NoRecording, Recorder, Recordings
-from omni.settings import WebSettings
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,6 @@ class Endpoint:
     linked: LinkedSession
     live: LiveSessions
     recordings: Recordings
-    settings: WebSettings
     dialect: Dialect
     session: Session
     socket: ClientSocket
@@ -216,10 +214,7 @@ class Endpoint:
     async def _close_socket(self, request: web.BaseRequest) -> None:
         if not self._is_gone:
             try:
-                async with asyncio.timeout(self.settings.send_timeout_s):
-                    await self.socket.close(
-                        code=self._ending.code, message=self._ending.reason.encode()[:120]
-                    )
+                await self.socket.end(self._ending.code, self._ending.reason)
                 return
             except TimeoutError:
                 log.warning("session %s: its client takes nothing", self.linked.key)

@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 #: How long a close waits for the client's own close frame.
 _CLOSE_TIMEOUT_S = 2.0
+#: A close frame holds 125 bytes, two of them the code. Source: RFC 6455, 5.5.
+_MAX_REASON_BYTES = 123
+_BAD_FRAME = (WSCloseCode.MESSAGE_TOO_BIG, WSCloseCode.PROTOCOL_ERROR)
 
 
 class SendTimeout(ConnectionError):
@@ -37,6 +40,7 @@ class ClientSocket(web.WebSocketResponse):
         )
         self._send_timeout_s = settings.send_timeout_s
         self._max_frame_mb = settings.max_frame_mb
+        self._is_ending = False
 
     async def tell(self, frames: Sequence[Frame]) -> None:
         """Send *frames*. Raises: ConnectionError when the client is gone; SendTimeout."""
@@ -48,11 +52,18 @@ class ClientSocket(web.WebSocketResponse):
         except TimeoutError as exc:
             raise SendTimeout(f"took nothing for {self._send_timeout_s:.0f} s") from exc
 
+    async def end(self, code: int, reason: str) -> None:
+        """Close on purpose; whatever is to be told was told. Raises: TimeoutError."""
+        self._is_ending = True
+        async with asyncio.timeout(self._send_timeout_s):
+            await self.close(code=code, message=reason.encode()[:_MAX_REASON_BYTES])
+
     async def close(
         self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
     ) -> bool:
         """Close; where aiohttp itself does so for a frame that it cannot take, tell why first."""
-        if code in (WSCloseCode.MESSAGE_TOO_BIG, WSCloseCode.PROTOCOL_ERROR) and not self.closed:
+        if code in _BAD_FRAME and not self._is_ending:
+            self._is_ending = True
             too_big = code == WSCloseCode.MESSAGE_TOO_BIG
             text = f"Frame above {self._max_frame_mb} MiB" if too_big else "Malformed frame"
             error = event("error", error=text, message=text, code=TooLarge.code)

@@ -121,7 +121,6 @@ async def _serve(
         linked=app[LINK].open_session(session.client_id, request_type),
         live=app[LIVE],
         recordings=app[RECORDINGS],
-        settings=settings,
         dialect=dialect,
         session=session,
         socket=ClientSocket(settings),
