@@ -94,9 +94,13 @@ class Broker:
                 frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            self._take(side, frames)
-            if self.dispatcher.out:
-                self._flush()
+            try:
+                self._take(side, frames)
+                if self.dispatcher.out:
+                    self._flush()
+            except Exception:  # one peer's message must not end everybody's sessions
+                self.dispatcher.counters["errors"] += 1
+                log.exception("a message from the side of %ss failed", side)
 
     def _take(self, side: Side, frames: list[zmq.Frame]) -> None:
         sender = _TAGS[side] + frames[0].bytes

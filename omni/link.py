@@ -21,7 +21,14 @@ from attrs import frozen
 from omni.codec import Part, VersionMismatch, decode, decode_header, encode, stamped
 from omni.delivery import Stream
 from omni.engine import Close, SessionEvent, SessionInput
-from omni.errors import CapacityError, NoWorker, OmniError, ProtocolError, error_from_code
+from omni.errors import (
+    CapacityError,
+    ClientError,
+    NoWorker,
+    OmniError,
+    ProtocolError,
+    error_from_code,
+)
 from omni.messages import (
     TO_WEB,
     Answer,
@@ -301,8 +308,13 @@ class BrokerLink:
         return await self._ask_ok(lambda n: CancelTicket(request=n, ticket_id=ticket_id))
 
     async def set_eta(self, config: EtaConfig) -> None:
-        """Replace the expected durations. Raises: NoWorker when the broker is away."""
-        await self._ask_ok(lambda request: SetEta(request=request, config=config))
+        """Replace the expected durations.
+
+        Raises: ClientError for a value out of bounds, NoWorker when the broker is away.
+        """
+        answer = await self._ask(lambda request: SetEta(request=request, config=config))
+        if isinstance(answer, Answer) and not answer.ok:
+            raise ClientError(answer.message)
 
     async def drain(self, worker: str = "") -> bool:
         """Give no new leases: of *worker*, or at all. False if unknown. Raises: NoWorker."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from omni.dispatch.eta import EtaBook
 from omni.dispatch.leases import Lease, LeaseTable, SlotState
@@ -48,6 +48,12 @@ MAX_UPDATES = 64
 MAX_STRANGERS = 1024
 #: A stranger is told to say hello at most this often.
 STRANGER_PAUSE_S = 0.05
+
+
+#: A generation above it is a mistake; the next ones would not fit into the wire's 64 bits.
+MAX_GENERATION = 2**62
+#: Times that peers tell are believed up to a day.
+MAX_TOLD_S = 86_400.0
 
 
 class Outgoing(NamedTuple):
@@ -226,6 +232,8 @@ class Dispatcher:
     def _on_hello(self, sender: bytes, hello: Hello, now_s: float) -> None:
         peer = self.peers.get(sender)
         if peer is None:
+            if hello.role == "cli":  # any number of terminals may ask at the same time
+                hello = evolve(hello, name=sender.decode("utf-8", "replace"))
             if not self._free_name(hello, now_s):
                 self.counters["hello_name_taken"] += 1
                 refused = Refused(
@@ -319,7 +327,7 @@ class Dispatcher:
 
     def _take_worker_lease(self, peer: Peer, held: HeldLease, now_s: float) -> None:
         lease = self.leases.get(held.session)
-        if lease is None and self._in_grace(now_s):
+        if lease is None and self._in_grace(now_s) and 0 < held.generation < MAX_GENERATION:
             lease = _restored(held, now_s)
             if self.leases.restore(lease):
                 self.counters["leases_restored"] += 1
@@ -389,7 +397,7 @@ class Dispatcher:
                 self._tell_queued(waiting)
             return
         self.counters["enqueued"] += 1
-        enqueued_at_s = now_s - max(0.0, enqueue.waited_s)
+        enqueued_at_s = now_s - _believed_s(enqueue.waited_s)
         ticket = Ticket(
             "q_" + secrets.token_hex(6),
             session,
@@ -526,9 +534,9 @@ class Dispatcher:
                     request=message.request, ok=ok, message="" if ok else "no such ticket"
                 )
             case SetEta():
-                self.eta.replace_config(message.config)
+                problem = self.eta.replace_config(message.config)
                 self.line.invalidate()
-                answer = Answer(request=message.request, ok=True)
+                answer = Answer(request=message.request, ok=not problem, message=problem)
             case Drain():
                 ok = self._drain(message.worker)
                 answer = Answer(
@@ -619,5 +627,9 @@ def _restored(held: HeldLease, now_s: float) -> Lease:
         held.worker,
         held.slot,
         held.generation,
-        now_s - held.elapsed_s,
+        now_s - _believed_s(held.elapsed_s),
     )
+
+
+def _believed_s(told_s: float) -> float:
+    return min(MAX_TOLD_S, max(0.0, told_s))  # in this order NaN becomes 0

@@ -2,8 +2,9 @@
 
 import heapq
 from collections.abc import Iterable
+from math import inf
 
-from attrs import Factory, define
+from attrs import Factory, define, fields
 
 from omni.messages import EtaConfig, EtaView, RequestType
 from omni.settings import ServiceSettings
@@ -47,11 +48,23 @@ class EtaBook:
             config, service.eta_ema_alpha, service.eta_ema_min_samples, service.eta_streaming_s
         )
 
-    def replace_config(self, config: EtaConfig) -> None:
-        """Take *config* whole; its ema_alpha None keeps the present one."""
+    def replace_config(self, config: EtaConfig) -> str:
+        """Take *config* whole; its ema_alpha None keeps the present one.
+
+        Returns what is wrong with it, and then takes nothing of it.
+        """
+        for item in fields(EtaConfig):
+            value = getattr(config, item.name)
+            if item.name == "ema_alpha":
+                allowed, limits = value is None or 0 < value <= 1, "in (0, 1]"
+            else:
+                allowed, limits = value is None or 0 <= value < inf, "at least 0"
+            if not allowed:
+                return f"{item.name} = {value} is not allowed; it is {limits}"
         self.config = config
         if config.ema_alpha is not None:
             self.alpha = config.ema_alpha
+        return ""
 
     def record(self, request_type: str, duration_s: float) -> None:
         """Count one finished session."""
