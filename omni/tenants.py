@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import get_args
 
-from attrs import define
+from attrs import define, evolve
 
 from omni.engine import (
     Arrival,
@@ -82,22 +82,12 @@ class Tenants:
             self._lease(header, message)
         elif isinstance(message, Revoked):
             self._revoke(header, message)
+        elif isinstance(message, Failed):
+            self._refuse_malformed(header, message)
         elif isinstance(message, _INPUTS):
             self._take_input(header, message)
         else:
             log.warning("a %s is no message for a worker", header.kind)
-
-    def on_malformed(self, header: Header, error: Exception) -> None:
-        """Answer a message that could not be read; only its own session notices."""
-        log.warning("session %s sent what cannot be read: %s", header.session, error)
-        tenant = self._by_session.get(header.session)
-        if tenant is None or tenant.slot.generation != header.generation or tenant.is_over:
-            return
-        is_fatal = MESSAGES.get(header.kind) in _OPENINGS and not tenant.is_open
-        tenant.is_over = is_fatal
-        self._answer(tenant, Failed(code="protocol_error", message=str(error), fatal=is_fatal))
-        if header.kind == KINDS[AudioChunk] and tenant.is_open:
-            self._inbox.skip(tenant.slot)  # its result is still promised
 
     def on_spoken(self, spoken: Spoken) -> None:
         """Send one event of the engine to its session, if that still has the slot."""
@@ -133,14 +123,26 @@ class Tenants:
             "session begins in slot %s (%s)",
             slot.index,
             leased.request_type,
-            extra={"session_id": header.session},
+            extra=_extra(header.session),
         )
 
     def _revoke(self, header: Header, revoked: Revoked) -> None:
         tenant = self._by_session.get(header.session)
         if tenant is not None and tenant.slot.generation == header.generation:
-            log.info("lease ends: %s", revoked.code, extra={"session_id": header.session})
+            log.info("lease ends: %s", revoked.code, extra=_extra(header.session))
             self._close(tenant)
+
+    def _refuse_malformed(self, header: Header, failed: Failed) -> None:
+        """Answer an input that the link could not read; only its own session notices."""
+        log.warning("unreadable input: %.200s", failed.message, extra=_extra(header.session))
+        tenant = self._by_session.get(header.session)
+        if tenant is None or tenant.slot.generation != header.generation or tenant.is_over:
+            return
+        is_fatal = MESSAGES.get(header.kind) in _OPENINGS and not tenant.is_open
+        tenant.is_over = is_fatal
+        self._answer(tenant, evolve(failed, fatal=is_fatal))
+        if header.kind == KINDS[AudioChunk] and tenant.is_open:
+            self._inbox.skip(tenant.slot)  # its result is still promised
 
     def _take_input(self, header: Header, message: SessionInput) -> None:
         tenant = self._by_session.get(header.session)
@@ -184,7 +186,7 @@ class Tenants:
         log.info(
             "session ends after %.1f s",
             self._clock_s() - tenant.since_s,
-            extra={"session_id": tenant.session},
+            extra=_extra(tenant.session),
         )
 
     def _answer(
@@ -194,3 +196,8 @@ class Tenants:
             kind="", session=tenant.session, generation=tenant.slot.generation, stamps=stamps
         )
         self._send(header, event)
+
+
+def _extra(session: str) -> dict[str, str]:
+    """Return what puts *session* on a record: the I/O thread serves all of them at once."""
+    return {"session_id": session}

@@ -119,8 +119,8 @@ class WorkerLink:
     def poll(self, timeout_s: float) -> list[tuple[Header, Message]]:
         """Return what came: `Leased`, `Revoked` and inputs of sessions; empty after *timeout_s*.
 
-        An input that is malformed is answered with `Failed` here. Raises: ProtocolError when the
-        broker speaks another version.
+        In place of an input that is malformed comes the `Failed` that says why, for the worker to
+        send. Raises: ProtocolError when the broker speaks another version.
         """
         ready = self._wait(timeout_s)
         inbox: list[tuple[Header, Message]] = []
@@ -225,8 +225,7 @@ class WorkerLink:
         try:
             message = decode(header, parts[1:])
         except ProtocolError as exc:
-            failed = Failed(code="protocol_error", message=str(exc))
-            self.send(Header(kind="", session=header.session, generation=held.generation), failed)
+            inbox.append((header, Failed(code="protocol_error", message=str(exc))))
             return
         inbox.append((stamped(header, "worker", time.monotonic_ns()), message))
 

@@ -23,7 +23,6 @@ from omni.engine import (
 )
 from omni.engine.inbox import Inbox
 from omni.engine.thread import Spoken
-from omni.errors import ProtocolError
 from omni.messages import KINDS, Header, Leased, Message, Revoked, SlotFreed, Stamp
 from omni.tenants import Tenants
 from tests.fakes import FakeClock
@@ -217,7 +216,8 @@ def test_an_unreadable_chunk_is_told_and_still_answered(worker: Fixture) -> None
     worker.take("s_a", DUPLEX)
     header = Header(kind="audio_chunk", session="s_a", generation=1)
 
-    worker.tenants.on_malformed(header, ProtocolError("audio_chunk: pcm is missing"))
+    malformed = Failed(code="protocol_error", message="audio_chunk: pcm is missing")
+    worker.tenants.on_message(header, malformed)
 
     [failed] = worker.messages()
     assert isinstance(failed, Failed) and not failed.fatal and "pcm" in failed.message
@@ -228,7 +228,8 @@ def test_an_unreadable_opening_ends_the_session(worker: Fixture) -> None:
     worker.lease("s_a")
     header = Header(kind="prepare_duplex", session="s_a", generation=1)
 
-    worker.tenants.on_malformed(header, ProtocolError("prepare_duplex: mode is missing"))
+    malformed = Failed(code="protocol_error", message="prepare_duplex: mode is missing")
+    worker.tenants.on_message(header, malformed)
     worker.take("s_a", Close())
 
     failed, freed = worker.messages()

@@ -1,0 +1,199 @@
+"""A worker between a real broker and an engine: what goes through, and what a bad engine costs."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from omni.engine import (
+    Arrival,
+    AudioChunk,
+    Buffer,
+    Emission,
+    Failed,
+    Prepared,
+    PrepareDuplex,
+    UnitResult,
+)
+from omni.errors import CheckpointError, EngineDead, WorkerLost
+from omni.gpu_worker import Worker
+from omni.link import BrokerLink, LinkedSession, open_link
+from omni.process import EXIT_CANNOT_START, EXIT_ENGINE_DEAD
+from omni.worker_link import open_worker_link
+from tests.conftest import RunningOmni, StartOmni
+from tests.fakes import TIMEOUT_S, FakeEngine, until
+
+CHUNK = AudioChunk(pcm=Buffer(bytes(64)))
+DUPLEX = PrepareDuplex(mode="audio_duplex")
+
+
+class HostedWorker:
+    """A worker in a thread of the test, on a real broker, with an engine that the test commands."""
+
+    def __init__(self, running: RunningOmni, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.name = "worker-7"
+        self.exit_code: int | None = None
+        self._fabric = running.fabric
+        self.worker = Worker(lambda: engine, running.fabric)
+        self.thread = threading.Thread(target=self._run, name="hosted worker")
+        self.thread.start()
+
+    def _run(self) -> None:
+        with open_worker_link(
+            self._fabric, name=self.name, gpu="", pulse=self.worker.pulse
+        ) as link:
+            self.exit_code = self.worker.run(link)
+
+    def stop(self) -> None:
+        self.engine.gate.set()
+        self.worker.stop()
+        self.thread.join(TIMEOUT_S)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def broker(start_omni: StartOmni) -> RunningOmni:
+    """A whole omni whose own worker is drained, so that every session goes to the hosted one."""
+    return start_omni()
+
+
+@pytest.fixture
+async def link(broker: RunningOmni) -> AsyncIterator[BrokerLink]:
+    async with open_link(broker.fabric, role="web", name="web-test") as link:
+        await link.wait_connected(TIMEOUT_S)
+        await link.drain("worker-0")
+        yield link
+
+
+def answer(arrival: Arrival) -> list[Emission]:
+    """Answer as an engine must."""
+    if isinstance(arrival.input, PrepareDuplex):
+        return [Emission(arrival.slot, Prepared())]
+    if isinstance(arrival.input, AudioChunk):
+        return [Emission(arrival.slot, UnitResult(is_listen=True))]
+    return []
+
+
+@pytest.fixture
+async def hosted(broker: RunningOmni, link: BrokerLink) -> AsyncIterator[HostedWorker]:
+    engine = FakeEngine()
+    engine.answer = answer
+    hosted = HostedWorker(broker, engine)
+    await until_state(link, hosted, "ready")
+    yield hosted
+    await asyncio.to_thread(hosted.stop)
+    await until_state(link, hosted, "offline")
+
+
+async def until_state(link: BrokerLink, hosted: HostedWorker, *states: str) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while await state_of(link, hosted) not in states:
+            await asyncio.sleep(0.01)
+
+
+async def state_of(link: BrokerLink, hosted: HostedWorker) -> str:
+    views = [view for view in (await link.status()).workers if view.name == hosted.name]
+    return views[0].state if views else "offline"
+
+
+async def opened(link: BrokerLink) -> LinkedSession:
+    """Return a prepared duplex session."""
+    session = link.open_session("adx_1", "audio_duplex")
+    async with asyncio.timeout(TIMEOUT_S):
+        async for _ in session.wait_for_lease():
+            pass
+        session.send(DUPLEX)
+        assert isinstance(await session.receive(), Prepared)
+    return session
+
+
+async def test_an_answer_tells_its_whole_way(hosted: HostedWorker, link: BrokerLink) -> None:
+    session = await opened(link)
+    session.send(CHUNK)
+
+    await asyncio.wait_for(session.receive(), TIMEOUT_S)
+
+    hops = [stamp.hop for stamp in session.last_stamps]
+    times = [stamp.at_ns for stamp in session.last_stamps]
+    wanted = ["web", "broker", "worker", "worker queue", "engine", "worker", "broker"]
+    assert hops[: len(wanted)] == wanted
+    assert times == sorted(times)
+    session.close()
+
+
+async def test_an_unreadable_chunk_costs_only_itself(
+    hosted: HostedWorker, link: BrokerLink
+) -> None:
+    session, other = await opened(link), await opened(link)
+    wrong = AudioChunk(pcm=Buffer(b""), force_listen="yes")  # type: ignore[arg-type]  # the point
+
+    for item in (wrong, CHUNK):
+        session.send(item)
+    other.send(CHUNK)
+
+    async with asyncio.timeout(TIMEOUT_S):
+        events = [await session.receive() for _ in range(3)]
+        assert isinstance(await other.receive(), UnitResult)
+    failed = events[0]
+    assert isinstance(failed, Failed) and "force_listen" in failed.message and not failed.fatal
+    assert [type(event) for event in events[1:]] == [UnitResult, UnitResult]
+    session.close()
+    other.close()
+
+
+async def test_a_closed_session_gives_its_slot_to_the_next(
+    hosted: HostedWorker, link: BrokerLink
+) -> None:
+    for _ in range(2 * hosted.engine.num_slots):
+        session = await opened(link)
+        session.close()
+
+    tenants = {arrival.slot for arrival in hosted.engine.seen}
+    assert len(tenants) == 2 * hosted.engine.num_slots
+
+
+async def test_a_stuck_step_is_a_lost_worker_that_comes_back(
+    hosted: HostedWorker, link: BrokerLink
+) -> None:
+    """The I/O thread lives on, and still the broker must not believe the worker well."""
+    session = await opened(link)
+    hosted.engine.gate.clear()
+
+    await until_state(link, hosted, "offline")
+    with pytest.raises(WorkerLost):
+        await asyncio.wait_for(session.receive(), TIMEOUT_S)
+
+    hosted.engine.gate.set()
+    await until_state(link, hosted, "ready")
+    (await opened(link)).close()
+
+
+async def test_a_dead_engine_ends_its_process_and_its_sessions(
+    broker: RunningOmni, link: BrokerLink
+) -> None:
+    engine = FakeEngine()
+    engine.answer = answer
+    hosted = HostedWorker(broker, engine)
+    await until_state(link, hosted, "ready")
+    session = await opened(link)
+
+    engine.fail_with = EngineDead("the device fell off the bus")
+
+    with pytest.raises(WorkerLost):
+        await asyncio.wait_for(session.receive(), TIMEOUT_S)
+    await asyncio.to_thread(hosted.thread.join, TIMEOUT_S)
+    assert hosted.exit_code == EXIT_ENGINE_DEAD
+    assert engine.is_closed
+    await until_state(link, hosted, "offline")
+
+
+async def test_a_checkpoint_that_is_broken_is_not_worth_a_restart(broker: RunningOmni) -> None:
+    engine = FakeEngine()
+    engine.fail_load_with = CheckpointError("model-00001 is truncated")
+
+    hosted = HostedWorker(broker, engine)
+
+    await asyncio.to_thread(until, lambda: hosted.exit_code is not None)
+    assert hosted.exit_code == EXIT_CANNOT_START
