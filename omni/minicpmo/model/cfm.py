@@ -1,7 +1,5 @@
 """Conditional flow matching: runs a flow for voices, streaming steps and whole utterances."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -209,8 +207,13 @@ class FlowSolver:
 
 
 def euler_times(num_steps: int) -> list[float]:
-    """Return t_0 .. t_n of the cosine schedule."""
-    return [1 - math.cos(math.pi / 2 * k / num_steps) for k in range(num_steps + 1)]
+    """Return t_0 .. t_n of the cosine schedule 1 - cos(pi/2 k/n), in float32 arithmetic.
+
+    The time embedding multiplies t by 1000: the last digit of t shows in the mel.
+    """
+    span = torch.linspace(0, 1, num_steps + 1)
+    times: list[float] = (1 - torch.cos(span * 0.5 * torch.pi)).tolist()
+    return times
 
 
 def fixed_noise(mel_bins: int) -> Tensor:

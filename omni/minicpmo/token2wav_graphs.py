@@ -1,0 +1,70 @@
+"""CUDA graphs of token2wav's calls: captured once per shape, replayed with new inputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Call = Callable[..., tuple[Tensor, ...]]
+WARM_UP_RUNS = 3  # cuDNN, cuBLAS and cuFFT choose and allocate on the first runs
+
+
+class GraphedCall:
+    """One call recorded on fixed inputs. Its eager twin is the function that it was made of."""
+
+    def __init__(self, call: Call, inputs: tuple[Tensor, ...], pool: Any) -> None:
+        """Record *call*. It must not wait for the device, and may only write where inputs point.
+
+        *inputs* are copied and kept as the graph's own. pool: a handle of memory shared with other
+        graphs, of a type that torch keeps private.
+        """
+        self._inputs = tuple(tensor.clone() for tensor in inputs)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_RUNS):
+                call(*self._inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self._outputs = call(*self._inputs)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs for *inputs*, valid until the next call.
+
+        Raises: ValueError if a shape differs from the recorded one; call the eager twin instead.
+        """
+        for own, given in zip(self._inputs, inputs, strict=True):
+            if own.shape != given.shape or own.dtype != given.dtype:
+                raise ValueError(
+                    f"recorded for {tuple(own.shape)} {own.dtype}, called with "
+                    f"{tuple(given.shape)} {given.dtype}: record this shape, or call eagerly"
+                )
+            own.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return self._outputs
+
+
+class Graphs:
+    """Recorded calls by key; a call whose key was never recorded runs eagerly."""
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[object, ...], GraphedCall] = {}
+        self._pool: Any = None  # an opaque handle
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def record(self, key: tuple[object, ...], call: Call, inputs: tuple[Tensor, ...]) -> None:
+        """Record *call* under *key*, once."""
+        if key not in self._calls:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            self._calls[key] = GraphedCall(call, inputs, self._pool)
+
+    def run(
+        self, key: tuple[object, ...], call: Call, inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Return call(*inputs), by its recording if there is one."""
+        recorded = self._calls.get(key)
+        return call(*inputs) if recorded is None else recorded(*inputs)
