@@ -28,6 +28,7 @@ from omni.minicpmo.model.layers import materialize
 from omni.minicpmo.model.llm import Llm
 from omni.minicpmo.model.tts import Tts
 from omni.minicpmo.model.vision import Vision
+from omni.minicpmo.tensor_table import is_used
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +40,6 @@ _DTYPES = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
-# Present in published files and used by nobody at inference.
-_UNUSED_PREFIXES = ("tts.model.embed_tokens.", "tts.projector_spk.")
 _OLD_NAMES = {
     "tts.head_code.0.weight_g": "tts.head_code.0.parametrizations.weight.original0",
     "tts.head_code.0.weight_v": "tts.head_code.0.parametrizations.weight.original1",
@@ -230,16 +229,10 @@ def check_names(
     ]
     if wrong:
         raise CheckpointError(f"{len(wrong)} tensors have another shape: {_shown(wrong)}")
-    left_over = tuple(
-        sorted(name for name in stored.keys() - targets.keys() if not _is_unused(name))
-    )
+    left_over = tuple(sorted(name for name in stored.keys() - targets.keys() if is_used(name)))
     if left_over:
         log.warning("%d tensors are not used: %s", len(left_over), _shown(left_over))
     return left_over
-
-
-def _is_unused(name: str) -> bool:
-    return name.startswith(_UNUSED_PREFIXES)
 
 
 def _shown(names: Iterable[str]) -> str:
@@ -377,7 +370,7 @@ def _override(targets: Mapping[str, Tensor], pt_path: Path | None) -> tuple[str,
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise CheckpointError(f"{pt_path}: must map names to tensors and hold nothing else")
     tensors = {str(_OLD_NAMES.get(name, name)): tensor for name, tensor in loaded.items()}
-    used = {name: tensor for name, tensor in tensors.items() if not _is_unused(name)}
+    used = {name: tensor for name, tensor in tensors.items() if is_used(name)}
     unknown = sorted(used.keys() - targets.keys())
     if unknown:
         raise CheckpointError(f"{pt_path}: tensors that the model lacks: {_shown(unknown)}")

@@ -97,8 +97,7 @@ class PagedKVCache:
     """Keys and values of all slots of one model.
 
     pool: (layers, 2, pages, page_size, KV heads, D). `is_causal` False lets the tokens of one row
-    and step see one another (the audio encoder). `window_tokens`: a step sees at most so many
-    tokens that were cached before it (the sliding window of the speech model); None: all of them.
+    and step see one another (the audio encoder).
     """
 
     def __init__(
@@ -114,20 +113,23 @@ class PagedKVCache:
         dtype: torch.dtype,
         device: torch.device,
         is_causal: bool = True,
-        window_tokens: int | None = None,
     ) -> None:
         self.table = PageTable(num_slots, num_pages, page_size, max_tokens)
         shape = (num_layers, 2, num_pages, page_size, num_kv_heads, head_dim)
         # Zeros, not empty: a masked key still takes part as 0 * value, and 0 * NaN is NaN.
         self.pool = torch.zeros(shape, dtype=dtype, device=device)
         self._is_causal = is_causal
-        self._window_tokens = window_tokens
+        self._windows: list[int | None] = [None] * num_slots
 
     @property
     def bytes_per_token(self) -> int:
         """Memory of one cached token over all layers."""
         layers, two, _, _, heads, dim = self.pool.shape
         return layers * two * heads * dim * self.pool.element_size()
+
+    def set_window(self, slot: int, window_tokens: int | None) -> None:
+        """Let each step of *slot* see at most so many of the tokens cached before it; None: all."""
+        self._windows[slot] = window_tokens
 
     def length(self, slot: int) -> int:
         """Return the number of tokens cached in *slot*."""
@@ -153,9 +155,7 @@ class PagedKVCache:
             start = self.length(row.slot) if row.start is None else row.start
             spans.append((row.slot, start, start + row.num_tokens))
         self.table.grow([(slot, stop) for slot, _, stop in spans])
-        return _prefill_plan(
-            self.table, spans, self._is_causal, self._window_tokens, self.pool.device
-        )
+        return _prefill_plan(self.table, spans, self._is_causal, self._windows, self.pool.device)
 
     def decode_plan(
         self, slots: Sequence[int], exec_mask: Sequence[bool], num_pages: int | None = None
@@ -171,9 +171,7 @@ class PagedKVCache:
         longest = max((len(self.table.pages[slot]) for slot in active), default=1)
         bucket = bucket_pages(longest) if num_pages is None else num_pages
         assert longest <= bucket, (longest, bucket)
-        return _decode_plan(
-            self.table, slots, exec_mask, bucket, self._window_tokens, self.pool.device
-        )
+        return _decode_plan(self.table, slots, exec_mask, bucket, self._windows, self.pool.device)
 
     def splice(
         self, slot: int, start: int, removed: int, inserted: int, frequencies: Tensor
@@ -234,7 +232,7 @@ def _decode_plan(
     slots: Sequence[int],
     exec_mask: Sequence[bool],
     bucket: int,
-    window_tokens: int | None,
+    windows: Sequence[int | None],
     device: torch.device,
 ) -> AttentionPlan:
     num_rows = len(slots)
@@ -248,8 +246,8 @@ def _decode_plan(
             page = table.pages[slot][position[row] // table.page_size]
             write[row] = page * table.page_size + position[row] % table.page_size
     first = np.zeros_like(position)
-    if window_tokens is not None:
-        first = np.maximum(0, position - window_tokens)
+    for row, slot in enumerate(slots):
+        first[row] = _first_visible(windows[slot], int(position[row]))
     packing = _Packing()
     order = np.arange(num_rows)
     for array in (position, write, order, order[:, None], pages, first[:, None], position[:, None]):
@@ -275,7 +273,7 @@ def _prefill_plan(
     table: PageTable,
     spans: Sequence[Span],
     is_causal: bool,
-    window_tokens: int | None,
+    windows: Sequence[int | None],
     device: torch.device,
 ) -> AttentionPlan:
     counts = np.array([stop - start for _, start, stop in spans])
@@ -285,7 +283,7 @@ def _prefill_plan(
     packing.add(np.concatenate([table.index(*span) for span in spans]))
     packing.add(offsets[1:] - 1)
     output_index = np.empty(offsets[-1], dtype=np.int64)
-    members = _group_rows(spans, is_causal and window_tokens is None)
+    members = _group_rows(spans, is_causal, windows)
     flat_base = 0
     for rows, is_fresh in members:
         length = int(counts[rows].max())
@@ -293,7 +291,7 @@ def _prefill_plan(
             base = flat_base + row_in_group * length
             output_index[offsets[row] : offsets[row + 1]] = base + np.arange(counts[row])
         flat_base += len(rows) * length
-        for array in _group_arrays(table, spans, rows, offsets, length, is_causal, window_tokens):
+        for array in _group_arrays(table, spans, rows, offsets, length, is_causal, windows):
             packing.add(array)
     packing.add(output_index)
     buffer, sent = packing.send(device)
@@ -318,11 +316,17 @@ def _prefill_plan(
     )
 
 
-def _group_rows(spans: Sequence[Span], may_be_fresh: bool) -> list[tuple[list[int], bool]]:
+def _first_visible(window_tokens: int | None, num_cached: int) -> int:
+    return 0 if window_tokens is None else max(0, num_cached - window_tokens)
+
+
+def _group_rows(
+    spans: Sequence[Span], is_causal: bool, windows: Sequence[int | None]
+) -> list[tuple[list[int], bool]]:
     """Group rows whose numbers of queries differ less than twofold, fresh ones apart."""
     groups: dict[tuple[bool, int], list[int]] = {}
-    for row, (_, start, stop) in enumerate(spans):
-        is_fresh = may_be_fresh and start == 0
+    for row, (slot, start, stop) in enumerate(spans):
+        is_fresh = is_causal and start == 0 and windows[slot] is None
         groups.setdefault((is_fresh, (stop - start).bit_length()), []).append(row)
     return [(rows, is_fresh) for (is_fresh, _), rows in groups.items()]
 
@@ -334,7 +338,7 @@ def _group_arrays(
     offsets: np.ndarray,
     length: int,
     is_causal: bool,
-    window_tokens: int | None,
+    windows: Sequence[int | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return token_index, pages, first_visible, last_visible of one group (see AttentionGroup)."""
     bucket = bucket_pages(max(len(table.pages[spans[row][0]]) for row in rows))
@@ -348,6 +352,5 @@ def _group_arrays(
         tokens[number] = offsets[row] + steps
         pages[number, : len(table.pages[slot])] = table.pages[slot]
         last[number] = start + steps if is_causal else stop - 1
-        if window_tokens is not None:
-            first[number] = max(0, start - window_tokens)
+        first[number] = _first_visible(windows[slot], start)
     return tokens, pages, first, last

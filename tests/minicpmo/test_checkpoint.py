@@ -19,6 +19,7 @@ from omni.minicpmo.checkpoint import (
     load_checkpoint,
 )
 from omni.minicpmo.model.config import ModelConfig
+from omni.minicpmo.tensor_table import is_used, tensor_table
 
 CPU = torch.device("cpu")
 FIRST, LAST = "model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"
@@ -127,6 +128,16 @@ def test_the_published_sizes_give_the_published_names_and_parameter_count():
     unused = 32000 * 768 + 768 * 4096 + 768 + 768 * 768 + 768
     assert len(tensors) == 1414 - 5
     assert sum(t.numel() for t in tensors.values()) == 9_371_787_666 - unused
+
+
+def test_our_modules_take_exactly_the_tensors_of_the_published_table(checkpoint_dir):
+    config = ModelConfig.from_directory(checkpoint_dir)
+    with torch.device("meta"):
+        model = MiniCpmO(config)
+
+    ours = {name: tuple(tensor.shape) for name, tensor in model.checkpoint_tensors()}
+
+    assert ours == {name: shape for name, shape in tensor_table(config).items() if is_used(name)}
 
 
 def test_a_missing_file_of_the_index_is_named(copy):

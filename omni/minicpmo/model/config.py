@@ -92,7 +92,6 @@ class TtsConfig:
     normalizes_projection: bool
     attention: SpeechAttention
     window_tokens: int
-    code_block: int
 
 
 @frozen(kw_only=True)
@@ -306,7 +305,6 @@ def _tts(section: _Section, llm: LlmConfig) -> TtsConfig:
         normalizes_projection=section.flag("normalize_projected_hidden", True),
         attention=attention,
         window_tokens=section.count("streaming_sliding_window_audio_window_size", 300),
-        code_block=section.count("s3_stream_chunk_size", 25),
     )
 
 

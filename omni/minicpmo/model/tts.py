@@ -84,3 +84,10 @@ class Tts(nn.Module):
         """Return (R, codes) float32 of chosen hidden states (R, C)."""
         out: Tensor = self.head(hidden)
         return out.float()
+
+    def decode(self, codes: Tensor, plan: AttentionPlan, pool: Tensor) -> Tensor:
+        """Feed one code a row, (B,), and return the logits of the next, (B, codes) float32.
+
+        One query a row, fixed shapes, no host values: this is what a graph captures.
+        """
+        return self.logits(self(self.embed_codes(codes), plan, pool))

@@ -1,0 +1,234 @@
+"""Spoken text -> speech codes, for many slots in one batch: the three published procedures.
+
+chat: one call a turn, from 50 to 2,048 codes. half duplex: one call for every ten text tokens, to
+the end code or 500 codes. duplex: one call a unit, at most 25 codes; a unit inside a turn has
+exactly 25. A call's last code, when it is stopped by number, is fed with the next call's
+condition, which saves a forward pass and is the same arithmetic.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+
+import torch
+from attrs import define, field, frozen
+from torch import Tensor
+
+from omni.minicpmo.code_sampling import CodeSampler, CodeSampling
+from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
+from omni.minicpmo.model.tts import Tts
+from omni.minicpmo.sampling import to_device
+
+
+class SpeechMode(Enum):
+    """Which of the published procedures a slot speaks by."""
+
+    CHAT = "chat"
+    HALF_DUPLEX = "half duplex"
+    DUPLEX = "duplex"
+
+
+MIN_CHAT_CODES, MAX_CHAT_CODES = 50, 2048
+MAX_HALF_DUPLEX_CODES = 500  # of one call
+DUPLEX_CODES = 25  # of one unit: one second of sound
+
+
+@frozen(kw_only=True, eq=False)
+class SpeechCall:
+    """What a slot says next: text_ids (n,) int64 and the LLM's state at each, (n, LLM hidden).
+
+    is_turn_end: the text of the turn ends here. min_codes, max_codes: None for the published
+    bounds.
+    """
+
+    slot: int
+    text_ids: Tensor
+    hidden: Tensor
+    is_turn_end: bool
+    min_codes: int | None = None
+    max_codes: int | None = None
+
+
+@define
+class SpeechState:
+    """Where one slot stands. codes: of this call. history: what the penalty looks at.
+
+    pending: codes given out and not fed yet. recent: the condition and the codes of the call before
+    (only the sliding_recompute attention reads it).
+    """
+
+    mode: SpeechMode
+    sampling: CodeSampling
+    draw_chance: Callable[[], float]
+    codes: list[int] = field(factory=list)
+    history: list[int] = field(factory=list)
+    pending: list[int] = field(factory=list)
+    recent: tuple[Tensor, list[int]] | None = None
+    min_codes: int = 0
+    max_codes: int = 0
+    is_speaking: bool = False
+
+
+class SpeechCodes:
+    """The speech-token model with its cache and one state per slot.
+
+    `start` begins calls and gives each its first code, `step` gives every speaking slot one more; a
+    slot that is not speaking keeps its state. Slots join between steps.
+    """
+
+    def __init__(self, tts: Tts, num_slots: int, num_pages: int, page_size: int = 32) -> None:
+        decoder, weight = tts.config.decoder, tts.head.weight
+        self._tts = tts
+        self._sampler = CodeSampler(tts.config.num_audio_tokens, weight.device)
+        self._states: dict[int, SpeechState] = {}
+        self.cache = PagedKVCache(
+            num_layers=decoder.num_layers,
+            num_kv_heads=decoder.num_kv_heads,
+            head_dim=decoder.head_dim,
+            num_slots=num_slots,
+            num_pages=num_pages,
+            page_size=page_size,
+            max_tokens=num_pages * page_size,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+
+    def open_turn(
+        self,
+        slot: int,
+        mode: SpeechMode,
+        sampling: CodeSampling,
+        draw_chance: Callable[[], float],
+    ) -> None:
+        """Begin a turn in *slot*, forgetting what it held; draw_chance: numbers in [0, 1)."""
+        config = self._tts.config
+        slides = mode is SpeechMode.HALF_DUPLEX and config.attention == "sliding_window"
+        self.cache.reset(slot)
+        self.cache.set_window(slot, config.window_tokens if slides else None)
+        self._states[slot] = SpeechState(mode, sampling, draw_chance)
+
+    def close_turn(self, slot: int) -> None:
+        """Forget the turn of *slot*; its pages become free."""
+        self.cache.reset(slot)
+        self._states.pop(slot, None)
+
+    def state(self, slot: int) -> SpeechState:
+        """Return the state of an open turn (read it; `start` and `step` alone change it)."""
+        return self._states[slot]
+
+    def position(self, slot: int) -> int:
+        """Return the tokens of the turn so far, given-out codes included."""
+        return self.cache.length(slot) + len(self._states[slot].pending)
+
+    @property
+    def speaking(self) -> list[int]:
+        """The slots whose call goes on."""
+        return [slot for slot, state in self._states.items() if state.is_speaking]
+
+    def start(self, calls: Sequence[SpeechCall]) -> None:
+        """Feed the conditions of *calls* (each slot once, its turn open); draw a first code each.
+
+        Raises: CapacityError or ContextExhausted, before anything is changed.
+        """
+        conditions = self._conditions(calls)
+        openings = [self._opening(c, part) for c, part in zip(calls, conditions, strict=True)]
+        rows = [
+            PrefillRow(slot=call.slot, num_tokens=len(fed), start=0 if restarts else None)
+            for call, (fed, restarts) in zip(calls, openings, strict=True)
+        ]
+        plan = self.cache.prefill_plan(rows)
+        for call, row, condition in zip(calls, rows, conditions, strict=True):
+            if row.start == 0:
+                self.cache.truncate(call.slot, row.num_tokens)
+            self._begin(call, condition)
+        hidden = self._tts(torch.cat([fed for fed, _ in openings]), plan, self.cache.pool)
+        logits = self._tts.logits(hidden.index_select(0, plan.last_token))
+        self._take(logits, [call.slot for call in calls])
+
+    def step(self) -> None:
+        """Feed the last code of every speaking slot and draw its next.
+
+        Raises: CapacityError or ContextExhausted, before anything is changed.
+        """
+        slots = self.speaking
+        if not slots:
+            return
+        plan = self.cache.decode_plan(slots, [True] * len(slots))
+        last = torch.tensor([self._states[slot].codes[-1] for slot in slots])
+        codes = to_device(last, self.cache.pool.device)
+        self._take(self._tts.decode(codes, plan, self.cache.pool), slots)
+
+    def _conditions(self, calls: Sequence[SpeechCall]) -> list[Tensor]:
+        """Return (n + markers, C) for each call; the tokens of all calls are projected at once."""
+        text_ids = torch.cat([call.text_ids for call in calls])
+        hidden = torch.cat([call.hidden for call in calls])
+        merged = self._tts.condition(text_ids, hidden).split([len(c.text_ids) for c in calls])
+        return [
+            torch.cat((part, *self._markers(call)))
+            for part, call in zip(merged, calls, strict=True)
+        ]
+
+    def _markers(self, call: SpeechCall) -> list[Tensor]:
+        # Duplex marks the end of a turn by <|turn_eos|> among the tokens themselves (Q36).
+        mode = self._states[call.slot].mode
+        ends = call.is_turn_end and mode is not SpeechMode.DUPLEX or mode is SpeechMode.CHAT
+        return [self._tts.text_eos(), self._tts.audio_bos()] if ends else [self._tts.audio_bos()]
+
+    def _opening(self, call: SpeechCall, condition: Tensor) -> tuple[Tensor, bool]:
+        """Return what is fed for a call, and whether the cache is written anew from its start."""
+        state = self._states[call.slot]
+        recomputes = self._tts.config.attention == "sliding_recompute"
+        if recomputes and state.mode is SpeechMode.HALF_DUPLEX and state.recent is not None:
+            before, codes = state.recent
+            return torch.cat((before, self._embed(codes), condition)), True
+        return torch.cat((self._embed(state.pending), condition)), False
+
+    def _embed(self, codes: Sequence[int]) -> Tensor:
+        ids = torch.tensor(codes, dtype=torch.int64)
+        return self._tts.embed_codes(to_device(ids, self.cache.pool.device))
+
+    def _begin(self, call: SpeechCall, condition: Tensor) -> None:
+        state = self._states[call.slot]
+        state.recent = (condition, [])
+        lowest, highest = _bounds(state.mode, call, self.cache.length(call.slot))
+        state.min_codes = lowest if call.min_codes is None else call.min_codes
+        state.max_codes = highest if call.max_codes is None else call.max_codes
+        state.codes, state.pending, state.is_speaking = [], [], True
+        if state.mode is not SpeechMode.HALF_DUPLEX:
+            state.history = []
+
+    def _take(self, logits: Tensor, slots: Sequence[int]) -> None:
+        """Draw one code for each of *slots* and note it."""
+        states = [self._states[slot] for slot in slots]
+        rows = self._sampler.rows(
+            [state.sampling for state in states],
+            [state.history for state in states],
+            [state.mode is not SpeechMode.DUPLEX and bool(state.history) for state in states],
+            [len(state.codes) < state.min_codes for state in states],
+        )
+        chances = torch.tensor([state.draw_chance() for state in states], dtype=torch.float32)
+        drawn = self._sampler.sample(logits, rows, to_device(chances, logits.device))
+        # The host must know each code: it decides who goes on. The one wait of a step.
+        for state, code in zip(states, drawn.tolist(), strict=True):
+            _note(state, code, self._tts.end_code)
+
+
+def _note(state: SpeechState, code: int, end_code: int) -> None:
+    if code == end_code:
+        state.is_speaking = False
+        return
+    state.codes.append(code)
+    state.history.append(code)
+    if state.recent is not None:
+        state.recent[1].append(code)
+    if len(state.codes) == state.max_codes:
+        state.is_speaking, state.pending = False, [code]
+
+
+def _bounds(mode: SpeechMode, call: SpeechCall, num_cached: int) -> tuple[int, int]:
+    """Return the least and the most codes of a call; num_cached includes the call's condition."""
+    if mode is SpeechMode.CHAT:
+        return MIN_CHAT_CODES, MAX_CHAT_CODES
+    if mode is SpeechMode.HALF_DUPLEX:
+        return 0, MAX_HALF_DUPLEX_CODES
+    is_first = num_cached == len(call.text_ids) + 1
+    return (0 if is_first or call.is_turn_end else DUPLEX_CODES), DUPLEX_CODES
