@@ -15,8 +15,9 @@ from omni.minicpmo.hubs import RemoteFile
 #: What is still on its way lies beside the final name with this ending.
 PART_SUFFIX = ".part"
 
-_CHUNK_BYTES = 1 << 20
-_MAX_ATTEMPTS = 5  # without a byte of progress in between
+# Twice as much waits in aiohttp, and is lost when a connection breaks.
+_CHUNK_BYTES = 1 << 18
+_MAX_FAILURES = 5  # without a byte of progress in between
 _FIRST_PAUSE_S = 1.0
 _MAX_PAUSE_S = 60.0
 #: Worth another try: timeouts, too many requests, trouble on the server's side.
@@ -28,7 +29,7 @@ Pause = Callable[[float], Awaitable[None]]
 class _Again(Exception):
     """The transfer broke off for a reason that may pass; *pause_s*: as the server asked."""
 
-    def __init__(self, cause: Exception | None, pause_s: float | None = None) -> None:
+    def __init__(self, cause: Exception, pause_s: float | None = None) -> None:
         super().__init__(str(cause))
         self.cause = cause
         self.pause_s = pause_s
@@ -72,7 +73,7 @@ class Transfer:
 
     async def _complete(self, file: RemoteFile, part: Path) -> None:
         """Bring *part* to its full size, with new attempts where the reason may pass."""
-        attempt, pause_s = 1, _FIRST_PAUSE_S
+        failures, pause_s = 0, _FIRST_PAUSE_S
         part.touch()
         self.advance(part.stat().st_size)
         while (before := part.stat().st_size) < file.size_bytes:
@@ -80,10 +81,11 @@ class Transfer:
                 await self._continue(file, part, before)
             except _Again as again:
                 if part.stat().st_size > before:
-                    attempt, pause_s = 1, _FIRST_PAUSE_S
-                elif attempt == _MAX_ATTEMPTS and again.cause is not None:
+                    failures, pause_s = 0, _FIRST_PAUSE_S
+                else:
+                    failures += 1
+                if failures == _MAX_FAILURES:
                     raise again.cause from again
-                attempt += 1
                 await self.pause(min(again.pause_s or pause_s, _MAX_PAUSE_S))
                 pause_s *= 2
 
