@@ -1,0 +1,175 @@
+"""A video file -> pictures and the sound between them, in the order in which the model meets them.
+
+Up to 64 s: one picture a second, each followed by its second of sound. Longer: 64 pictures evenly
+over the whole length. `stack_frames` adds, for every second, a mosaic of what lies between.
+"""
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+from PIL import Image
+
+from omni.errors import ClientError
+from omni.minicpmo.images import MAX_PIXELS, mosaic
+from omni.minicpmo.mel import SAMPLE_RATE_HZ
+
+MAX_FRAMES = 64  # pictures of one video; the published MAX_NUM_FRAMES
+MAX_DURATION_S = 3600.0  # decoding is linear in the length: an hour is some minutes of one core
+_CANDIDATES_HZ = 10  # of a longer video, so many pictures a second are chosen from
+_MIN_SEGMENT_SAMPLES = 1600  # a shorter last segment is padded: the encoder gives it one embedding
+
+
+@frozen(kw_only=True, eq=False)
+class VideoSegment:
+    """One picture, the sound up to the next (16 kHz mono; None: no sound track), the mosaic."""
+
+    start_s: float
+    picture: Image.Image
+    sound: NDArray[np.float32] | None
+    stacked: Image.Image | None
+
+
+def read_video(data: bytes, stack_frames: int = 1) -> list[VideoSegment]:
+    """Return the segments of an encoded video file.
+
+    Raises: ClientError, when it is no video, broken, too long or its pictures too large.
+    """
+    if stack_frames < 1:
+        raise ClientError(f"stack_frames must be at least 1, is {stack_frames}")
+    try:
+        with av.open(io.BytesIO(data), mode="r") as container:
+            return _segments(data, container, stack_frames)
+    except (av.FFmpegError, ValueError, OSError) as exc:
+        raise ClientError(f"not a video that can be read: {exc}") from exc
+
+
+def frame_times(duration_s: float) -> list[float]:
+    """Return when the pictures of a video of *duration_s* are taken."""
+    if duration_s <= MAX_FRAMES:
+        return [float(second) for second in range(math.ceil(duration_s))]
+    candidates = np.arange(0, duration_s, 1 / _CANDIDATES_HZ)
+    chosen = np.linspace(0, len(candidates) - 1, MAX_FRAMES).astype(int)
+    return [float(time) for time in candidates[chosen]]
+
+
+def stacked_times(duration_s: float, stack_frames: int) -> dict[int, list[float]]:
+    """Return, for each second, when the pictures of its mosaic are taken."""
+    times: dict[int, list[float]] = {}
+    count = 0
+    for second in range(math.ceil(duration_s)):
+        for part in range(1, stack_frames):
+            time = second + part / stack_frames
+            if time < duration_s and count < MAX_FRAMES * (stack_frames - 1):
+                times.setdefault(second, []).append(time)
+                count += 1
+    return times
+
+
+def _segments(
+    data: bytes, container: "av.container.InputContainer", stack_frames: int
+) -> list[VideoSegment]:
+    if not container.streams.video:
+        raise ClientError("the file has no pictures; send it as audio")
+    rate, num_frames = _rate_and_length(data)
+    duration_s = num_frames / rate
+    if duration_s > MAX_DURATION_S:
+        raise ClientError(f"a video of {duration_s:.0f} s; at most {MAX_DURATION_S:.0f} s")
+    times = frame_times(duration_s)
+    extra = stacked_times(duration_s, stack_frames)
+    wanted = {_index(time, rate, num_frames) for time in times}
+    wanted |= {_index(time, rate, num_frames) for group in extra.values() for time in group}
+    pictures = dict(_pictures(container, wanted))
+    sounds = _sounds(data, times, duration_s)
+    return [
+        VideoSegment(
+            start_s=time,
+            picture=pictures[_index(time, rate, num_frames)],
+            sound=sound,
+            stacked=_stacked(extra.get(int(time)), pictures, rate, num_frames),
+        )
+        for time, sound in zip(times, sounds, strict=True)
+    ]
+
+
+def _index(time_s: float, rate: float, num_frames: int) -> int:
+    return min(int(time_s * rate), num_frames - 1)
+
+
+def _rate_and_length(data: bytes) -> tuple[float, int]:
+    """Return pictures a second and their number, counted: headers of streamed files lack or lie."""
+    with av.open(io.BytesIO(data), mode="r") as container:
+        stream = container.streams.video[0]
+        if stream.width * stream.height > MAX_PIXELS:
+            raise ClientError(
+                f"pictures of {stream.width}x{stream.height}; at most {MAX_PIXELS} pixels"
+            )
+        count = sum(packet.size > 0 for packet in container.demux(stream))
+        rate = stream.average_rate or stream.guessed_rate or Fraction(0)
+    if not count or rate <= 0:
+        raise ClientError("the video has no pictures")
+    return float(rate), count
+
+
+def _pictures(
+    container: "av.container.InputContainer", wanted: set[int]
+) -> Iterator[tuple[int, Image.Image]]:
+    """Yield (index, picture) of the wanted frames; the last one for those a broken file lacks."""
+    last, missing = None, set(wanted)
+    for index, frame in enumerate(container.decode(video=0)):
+        last = frame
+        if index in missing:
+            missing.remove(index)
+            yield index, _image(frame)
+        if not missing:
+            return
+    if last is None:
+        raise ClientError("the video has no picture that can be decoded")
+    for index in missing:
+        yield index, _image(last)
+
+
+def _image(frame: av.VideoFrame) -> Image.Image:
+    return Image.fromarray(frame.to_ndarray(format="rgb24"))
+
+
+def _sounds(
+    data: bytes, times: Sequence[float], duration_s: float
+) -> list[NDArray[np.float32] | None]:
+    """Return the sound from each of *times* to the next."""
+    sound = _sound(data)
+    if sound is None:
+        return [None] * len(times)
+    edges = [int(time * SAMPLE_RATE_HZ) for time in (*times, duration_s)]
+    segments = [sound[start:stop] for start, stop in zip(edges, edges[1:])]
+    return [_filled(segment) for segment in segments]
+
+
+def _filled(segment: NDArray[np.float32]) -> NDArray[np.float32]:
+    missing = _MIN_SEGMENT_SAMPLES - len(segment)
+    return np.pad(segment, (0, missing)) if missing > 0 else segment
+
+
+def _sound(data: bytes) -> NDArray[np.float32] | None:
+    """Return the whole sound track as 16 kHz mono, or None where there is none."""
+    with av.open(io.BytesIO(data), mode="r") as container:
+        if not container.streams.audio:
+            return None
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
+        frames += resampler.resample(None)
+    parts = [frame.to_ndarray()[0] for frame in frames]
+    return np.concatenate(parts).astype(np.float32) if parts else None
+
+
+def _stacked(
+    times: Sequence[float] | None, pictures: dict[int, Image.Image], rate: float, num_frames: int
+) -> Image.Image | None:
+    if not times:
+        return None
+    return mosaic([pictures[_index(time, rate, num_frames)] for time in times])
