@@ -30,7 +30,6 @@ _ABBREVIATIONS = {
     "vs.": "versus",
     "a.m.": "A M",
     "p.m.": "P M",
-    "No.": "number",
 }
 _UNITS = {
     "km": "kilometers",

@@ -53,18 +53,26 @@ class Thinking(Protocol):
     def name(self) -> str:
         """What people are shown."""
 
-    def prepare(self, seat: int, messages: Sequence[Utterance]) -> int:
+    def prepare(self, seat: int, messages: Sequence[Utterance], take: TakeText) -> None:
         """Bring *messages* into the cache of *seat*, so that what follows them starts sooner.
 
-        Returns their length in tokens. Raises: GenerationFailed.
+        *take* gets "" now and then, and may end it; what is in the cache by then stays.
+        Raises: GenerationFailed.
         """
 
     def answer(
-        self, seat: int, messages: Sequence[Utterance], sampling: Sampling, take: TakeText
+        self,
+        seat: int,
+        messages: Sequence[Utterance],
+        sampling: Sampling,
+        take: TakeText,
+        prefilled: Callable[[int], None] = lambda input_tokens: None,
     ) -> Answer:
         """Answer the last of *messages*, handing each piece of text to *take* as it comes.
 
-        Messages after the first that do not fit are left out, the oldest first.
+        *take* also gets "" now and then, so that a stop need not wait for a token. *prefilled* is
+        told the length of the prompt when all of it is in. Messages after the first that do not
+        fit are left out, the oldest first.
         Raises: GenerationFailed; ContextExhausted if the last message alone does not fit.
         """
 

@@ -30,6 +30,7 @@ class _Run:
     """One answer while it is made. Called by the server's thread."""
 
     take: TakeText
+    prefilled: Callable[[int], None] = lambda _: None
     text: list[str] = field(factory=list)
     error: Event | None = None
     input_tokens: int = 0
@@ -44,14 +45,21 @@ class _Run:
             self.error = event["error"]
             return True
         if progress := event.get("prompt_progress"):
-            self.input_tokens = int(progress["total"])
-            return not self.take("")
+            return self._on_progress(progress)
         choice = event["choices"][0]
         if choice["finish_reason"] is not None:
             self._finish(event, choice)
         if piece := choice["delta"].get("content"):
             return self._on_text(piece)
         return False
+
+    def _on_progress(self, progress: Event) -> bool:
+        is_first = not self.input_tokens
+        self.input_tokens = int(progress["total"])
+        # The first report comes before any work.
+        if not is_first and progress["processed"] >= progress["total"]:
+            self.prefilled(self.input_tokens)
+        return not self.take("")
 
     def _on_text(self, piece: str) -> bool:
         if self.first_token_at is None:
@@ -101,21 +109,25 @@ class GgufThinking:
             raise CheckpointError(f"language model {path}: {exc}") from exc
         return cls(server, folder, path.stem)
 
-    def prepare(self, seat: int, messages: Sequence[Utterance]) -> int:
-        """Bring *messages* into the cache of *seat*; return their length in tokens."""
-        run = _Run(lambda _: True)
+    def prepare(self, seat: int, messages: Sequence[Utterance], take: TakeText) -> None:
+        """Bring *messages* into the cache of *seat*, until *take* ends it."""
+        run = _Run(take)
         self._complete(seat, messages, Sampling(max_new_tokens=1), run.on_event)
         if run.error is not None:
             raise _failure(run.error)
-        return run.input_tokens
 
     def answer(
-        self, seat: int, messages: Sequence[Utterance], sampling: Sampling, take: TakeText
+        self,
+        seat: int,
+        messages: Sequence[Utterance],
+        sampling: Sampling,
+        take: TakeText,
+        prefilled: Callable[[int], None] = lambda input_tokens: None,
     ) -> Answer:
         """Answer the last of *messages*, leaving out the oldest ones that do not fit."""
         left: Sequence[Utterance] = messages
         while True:
-            run = _Run(take)
+            run = _Run(take, prefilled)
             self._complete(seat, left, sampling, run.on_event)
             if run.error is None:
                 return run.answer()

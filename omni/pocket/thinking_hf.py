@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,20 @@ class HfThinking:
             raise CheckpointError(f"language model {path}: it has no chat template, so no chat")
         return cls(model, tokenizer, path.name, seat_tokens)
 
-    def prepare(self, seat: int, messages: Sequence[Utterance]) -> int:
-        """Return the length of *messages* in tokens; there is no cache to fill."""
-        return len(self._token_ids(messages))
+    def prepare(self, seat: int, messages: Sequence[Utterance], take: TakeText) -> None:
+        """Do nothing: there is no cache to fill."""
 
     def answer(
-        self, seat: int, messages: Sequence[Utterance], sampling: Sampling, take: TakeText
+        self,
+        seat: int,
+        messages: Sequence[Utterance],
+        sampling: Sampling,
+        take: TakeText,
+        prefilled: Callable[[int], None] = lambda input_tokens: None,
     ) -> Answer:
         """Answer the last of *messages*, leaving out the oldest ones that do not fit."""
         prompt = self._fitting_prompt(messages, sampling.max_new_tokens)
+        prefilled(len(prompt))
         with self._turn:
             try:
                 return self._generate(prompt, sampling, take)

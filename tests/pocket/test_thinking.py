@@ -17,13 +17,17 @@ CAPITAL = (
 def test_a_question_is_answered_piece_by_piece(thinking: Thinking) -> None:
     pieces: list[str] = []
 
-    answer = thinking.answer(0, CAPITAL, Sampling(), lambda piece: pieces.append(piece) is None)
+    lengths: list[int] = []
+    answer = thinking.answer(
+        0, CAPITAL, Sampling(), lambda piece: pieces.append(piece) is None, lengths.append
+    )
 
     assert answer.text == "The capital of France is Paris."
     assert "".join(pieces) == answer.text
     assert len([piece for piece in pieces if piece]) > 3
     assert answer.finish_reason == "stop"
     assert answer.input_tokens > 20
+    assert lengths == [answer.input_tokens]
 
 
 def test_an_answer_ends_when_nothing_more_is_wanted(thinking: Thinking) -> None:
@@ -50,14 +54,22 @@ def test_the_length_limit_is_kept(thinking: Thinking) -> None:
 
 def test_a_prepared_prefix_is_not_computed_again(thinking: Thinking) -> None:
     system = Utterance(role="system", text="You are a helpful assistant. " * 30)
-    tokens = thinking.prepare(1, (system,))
+    thinking.prepare(1, (system,), lambda _: True)
 
     warm = thinking.answer(1, (system, CAPITAL[1]), Sampling(max_new_tokens=2), lambda _: True)
     cold = thinking.answer(0, (system, CAPITAL[1]), Sampling(max_new_tokens=2), lambda _: True)
 
-    assert tokens > 150
     assert warm.text == cold.text
     assert warm.prefill_ms < cold.prefill_ms / 2
+
+
+def test_preparing_ends_when_it_is_no_longer_wanted(thinking: Thinking) -> None:
+    calls: list[str] = []
+    system = Utterance(role="system", text="You are a careful librarian. " * 60)
+
+    thinking.prepare(1, (system,), lambda piece: bool(calls.append(piece)))
+
+    assert calls == [""]
 
 
 def test_two_seats_answer_at_once_and_apart(thinking: Thinking) -> None:
