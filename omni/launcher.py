@@ -6,12 +6,12 @@ and the rest goes on serving.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
 from omni.children import Child, ChildSpec, exit_reason
 from omni.errors import NoWorker, OmniError
@@ -27,6 +27,10 @@ READY_POLL_S = 0.05
 HTTP_TIMEOUT_S = 5.0
 #: A process that was never ready is given up sooner: somebody waits in front of the terminal.
 MAX_START_RETRIES = 2
+#: Broker and web that were started again say hello in about a second; a busy machine needs longer.
+FIRST_SIGN_S = 10.0
+#: The broker answers within a millisecond; a busy machine needs longer, and then a miss is no harm.
+HEARTBEATS_PER_ANSWER = 2
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -51,6 +55,7 @@ class Launcher:
         self._on_ready = on_ready
         self._signals: list[signal.Signals] = []
         self._signalled = asyncio.Event()
+        self._exited = asyncio.Event()  # some child did; the watch looks closer for a while
         self._failure: StartFailed | None = None
         self._is_serving = False
 
@@ -75,7 +80,7 @@ class Launcher:
 
     # --- signals: handlers note, the loop acts ----------------------------------------------
 
-    @contextmanager
+    @contextlib.contextmanager
     def _signals_noted(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         # nohup ignores SIGHUP, and means it
@@ -112,6 +117,7 @@ class Launcher:
         while not self._is_stopping():
             child.start()
             pid, code = child.pid, await child.exited()
+            self._exited.set()
             age_s = child.age_s
             given_up = self._is_hopeless(child, code, failures + 1)
             link.send_peer_exited(child.name, pid, given_up=given_up)
@@ -194,8 +200,9 @@ class Launcher:
         if not link.connected:
             return None
         try:
-            return await link.status()
-        except NoWorker:
+            async with asyncio.timeout(self._fabric.heartbeat_interval_s * HEARTBEATS_PER_ANSWER):
+                return await link.status()
+        except (NoWorker, TimeoutError):
             return None
 
     async def _answers(self, child: Child, status: Status | None) -> bool:
@@ -234,9 +241,13 @@ class Launcher:
     async def _watch(self, link: BrokerLink) -> None:
         """Kill what lives but gives no sign of it for `stop_timeout_s`; its exit does the rest."""
         silent_since_s: dict[tuple[str, int], float] = {}
-        pause_s = self._fabric.heartbeat_interval_s * self._fabric.heartbeat_misses
+        calm_s = self._fabric.heartbeat_interval_s * self._fabric.heartbeat_misses
         while True:
-            await asyncio.sleep(pause_s)
+            is_calm = all(child.is_ready for child in self._children)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(calm_s if is_calm else READY_POLL_S):
+                    await self._exited.wait()
+            self._exited.clear()
             status = await self._status(link)
             now_s = time.monotonic()
             silent = {
@@ -254,24 +265,27 @@ class Launcher:
     def _gives_sign(self, child: Child, status: Status | None) -> bool:
         """True while nothing speaks against *child*; without a broker, against nobody else."""
         if child.name == "broker":
-            return status is not None
-        if status is None:
+            is_there = is_ready = status is not None
+        elif status is None:
             return True
-        if child.name.startswith("web-"):
-            is_there = child.name in status.webs
+        elif child.name.startswith("web-"):
+            is_there = is_ready = child.name in status.webs
         else:
-            is_there = any(
-                worker.name == child.name and worker.state not in ("offline", "error")
-                for worker in status.workers
-            )
-        if is_there and not child.is_ready:
+            views = [view for view in status.workers if view.name == child.name]
+            is_there = any(view.state not in ("offline", "error") for view in views)
+            is_ready = any(view.pid == child.pid and view.state == "ready" for view in views)
+        if is_ready and not child.is_ready:
             child.note_ready()
         return is_there
 
     def _patience_s(self, child: Child) -> float:
-        """A process that was not there yet may still be importing; one that was is hung."""
-        fabric = self._fabric
-        return fabric.stop_timeout_s if child.is_ready else fabric.start_timeout_s
+        """What was ready and is silent is hung. A worker that loads may be silent for long: taking
+        a big library into the process stops all of its threads."""
+        if child.is_ready:
+            return self._fabric.stop_timeout_s
+        if child.name.startswith("worker-"):
+            return self._fabric.start_timeout_s
+        return max(self._fabric.stop_timeout_s, FIRST_SIGN_S)
 
     # --- stop -------------------------------------------------------------------------------
 
