@@ -19,7 +19,8 @@ from omni.process import (
     settings_path,
 )
 from omni.running import stop_running
-from omni.settings import Settings
+from omni.settings import Settings, as_toml
+from omni.settings_table import as_markdown
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -171,13 +172,12 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--markdown", action="store_true", help="as the table of the docs")
     parser.set_defaults(command=_print_settings)
 
 
 def _print_settings(args: argparse.Namespace) -> int:
-    from omni.settings import as_toml
-
-    print(as_toml(), end="")
+    print(as_markdown() if args.markdown else as_toml(), end="")
     return 0
 
 
