@@ -86,9 +86,7 @@ class PocketEngine:
         )
         _warm_up(hearing, voice, thinking)
         self._pipeline = Pipeline(hearing, thinking, voice, settings.max_sessions, self._now)
-        for seat in range(settings.max_sessions):
-            prefix = Persona.of("", settings.system_prompt).prefix
-            self._pipeline.warm("seats", seat, self._warming, prefix)
+        self._warm_seats()
         return Capabilities(
             engine="pocket",
             model=thinking.name,
@@ -117,6 +115,7 @@ class PocketEngine:
 
     def close(self) -> None:
         """Stop all work and free the models."""
+        self._warming.is_cancelled = True
         for _, session in self._sessions.values():
             session.close()
         self._sessions.clear()
@@ -228,6 +227,15 @@ class PocketEngine:
     def _end(self, index: int) -> None:
         if (tenant := self._sessions.pop(index, None)) is not None:
             tenant[1].close()
+            if not self._sessions:
+                self._warm_seats()
+
+    def _warm_seats(self) -> None:
+        """While nobody is here: bring the usual instructions into every cache, and nothing else."""
+        self._warming = Turn()
+        prefix = Persona.of("", self._settings.system_prompt).prefix
+        for seat in range(self._settings.max_sessions):
+            self._running().warm("seats", seat, self._warming, prefix)
 
     def _forget_ended(self) -> None:
         for index in [i for i, (_, s) in self._sessions.items() if s.is_over]:

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from omni import audio
+from omni.engine import Close
 from omni.pocket import weights
+from omni.pocket.engine import PocketEngine
 from omni.pocket.hearing import Hearing
 from omni.pocket.lexicon import Lexicon
 from omni.pocket.speaking import Voice
 from omni.pocket.spoken_text import spoken
 from omni.pocket.thinking import Thinking, load_thinking
+from omni.settings import Settings
+from tests.pocket.driver import Driver
 
 NUM_SEATS = 2
 
@@ -62,3 +66,19 @@ def word_error_rate(expected: str, heard: str) -> float:
     matcher = SequenceMatcher(None, words(expected), words(heard), autojunk=False)
     matched = sum(block.size for block in matcher.get_matching_blocks())
     return 1 - matched / max(1, max(len(words(expected)), len(words(heard))))
+
+
+@pytest.fixture(scope="session")
+def engine_driver() -> Iterator[Driver]:
+    driver = Driver(PocketEngine(Settings()))
+    yield driver
+    driver.close()
+
+
+@pytest.fixture
+def driver(engine_driver: Driver) -> Iterator[Driver]:
+    """The one loaded engine; every slot is closed again afterwards."""
+    engine_driver.emissions.clear()
+    yield engine_driver
+    for index in range(engine_driver.capabilities.num_slots):
+        engine_driver.send(engine_driver.new_slot(index), Close())

@@ -38,6 +38,11 @@ class Driver:
         """Close the engine."""
         self._engine.close()
 
+    @property
+    def is_busy(self) -> bool:
+        """True while the engine wants to step on."""
+        return self._engine.busy
+
     def new_slot(self, index: int) -> Slot:
         """Return slot *index* for a new tenant."""
         self._generation += 1
