@@ -58,7 +58,7 @@ class Endpoint:
             finally:
                 self.linked.close()
                 self.recorder.close()
-        await self._close_socket(request)
+        await self._close_socket()
         return self.socket
 
     async def perform(self, actions: Sequence[Action]) -> None:
@@ -151,6 +151,8 @@ class Endpoint:
             await self._wait_for_lease()
             while not self._over.is_set():
                 event = await self.linked.receive()
+                if self.session.state == "ended":  # `stopped` is the last word
+                    return
                 self.recorder.said(event)
                 await self.perform(self.session.hear(event, _now()))
         except OmniError as exc:
@@ -211,15 +213,13 @@ class Endpoint:
         self._ending = end
         self._over.set()
 
-    async def _close_socket(self, request: web.BaseRequest) -> None:
-        if not self._is_gone:
-            try:
-                await self.socket.end(self._ending.code, self._ending.reason)
-                return
-            except TimeoutError:
-                log.warning("session %s: its client takes nothing", self.linked.key)
-        if request.transport is not None:
-            request.transport.abort()
+    async def _close_socket(self) -> None:
+        end = self._ending
+        log.info("session %s is over: %d %s", self.linked.key, end.code, end.reason)
+        if self._is_gone:
+            self.socket.cut()
+        else:
+            await self.socket.end(end.code, end.reason)
 
 
 def _now() -> float:

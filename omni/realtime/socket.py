@@ -2,18 +2,25 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp.abc import AbstractStreamWriter
 
-from omni.errors import TooLarge
+from omni.errors import ProtocolError, TooLarge
 from omni.realtime.dialect import Frame, event
 from omni.settings import WebSettings
 
 log = logging.getLogger(__name__)
 
-#: How long a close waits for the client's own close frame.
-_CLOSE_TIMEOUT_S = 2.0
+#: A client this far behind is waited for before it gets more.
+_MAX_BEHIND_BYTES = 256 * 2**10
+#: How often a client that is behind is looked at.
+_POLL_S = 0.005
+#: aiohttp's own back-pressure waits on one future for all tasks, which a cancelled one takes along
+#: with it (aiohttp 3.14); this limit is never reached, so that only ours is used.
+_NO_LIMIT_BYTES = 2**62
 #: A close frame holds 125 bytes, two of them the code. Source: RFC 6455, 5.5.
 _MAX_REASON_BYTES = 123
 _BAD_FRAME = (WSCloseCode.MESSAGE_TOO_BIG, WSCloseCode.PROTOCOL_ERROR)
@@ -31,32 +38,47 @@ class ClientSocket(web.WebSocketResponse):
 
     def __init__(self, settings: WebSettings, protocols: Sequence[str] = ()) -> None:
         super().__init__(
-            timeout=_CLOSE_TIMEOUT_S,
+            timeout=settings.send_timeout_s,
             heartbeat=settings.ping_interval_s,
             protocols=protocols,
             compress=False,
             max_msg_size=settings.max_frame_mb * 2**20,
+            writer_limit=_NO_LIMIT_BYTES,
             decode_text=False,
         )
         self._send_timeout_s = settings.send_timeout_s
         self._max_frame_mb = settings.max_frame_mb
         self._is_ending = False
+        self._transport: asyncio.Transport | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Answer the upgrade."""
+        self._transport = request.transport
+        return await super().prepare(request)
 
     async def tell(self, frames: Sequence[Frame]) -> None:
         """Send *frames*. Raises: ConnectionError when the client is gone; SendTimeout."""
-        try:
-            async with asyncio.timeout(self._send_timeout_s):
-                for frame in frames:
-                    kind = WSMsgType.BINARY if frame.binary else WSMsgType.TEXT
-                    await self.send_frame(frame.data, kind)
-        except TimeoutError as exc:
-            raise SendTimeout(f"took nothing for {self._send_timeout_s:.0f} s") from exc
+        for frame in frames:
+            kind = WSMsgType.BINARY if frame.binary else WSMsgType.TEXT
+            await self.send_frame(frame.data, kind)
+        if self._num_behind_bytes > _MAX_BEHIND_BYTES:
+            await self._wait_for_client(_MAX_BEHIND_BYTES)
 
     async def end(self, code: int, reason: str) -> None:
-        """Close on purpose; whatever is to be told was told. Raises: TimeoutError."""
+        """Close on purpose, after all that was told; cut a client that does not take part in it."""
         self._is_ending = True
-        async with asyncio.timeout(self._send_timeout_s):
-            await self.close(code=code, message=reason.encode()[:_MAX_REASON_BYTES])
+        try:
+            await self._wait_for_client(0)
+            await self.close(code=code, message=reason.encode()[:_MAX_REASON_BYTES], drain=False)
+        except ConnectionError:
+            self.cut()
+        if self.close_code == WSCloseCode.ABNORMAL_CLOSURE:
+            self.cut()
+
+    def cut(self) -> None:
+        """Drop the connection; what the client has not taken by now it will never take."""
+        if self._transport is not None:
+            self._transport.abort()
 
     async def close(
         self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
@@ -64,11 +86,31 @@ class ClientSocket(web.WebSocketResponse):
         """Close; where aiohttp itself does so for a frame that it cannot take, tell why first."""
         if code in _BAD_FRAME and not self._is_ending:
             self._is_ending = True
-            too_big = code == WSCloseCode.MESSAGE_TOO_BIG
-            text = f"Frame above {self._max_frame_mb} MiB" if too_big else "Malformed frame"
-            error = event("error", error=text, message=text, code=TooLarge.code)
             try:
-                await self.tell(error)
+                await self.tell(self._complaint(code))
             except ConnectionError:
                 log.debug("a client that sent a wrong frame is gone already")
         return await super().close(code=code, message=message, drain=drain)
+
+    def _complaint(self, code: int) -> Sequence[Frame]:
+        if code == WSCloseCode.MESSAGE_TOO_BIG:
+            text, kind = f"Frame above {self._max_frame_mb} MiB", TooLarge.code
+        else:
+            text, kind = "Malformed frame", ProtocolError.code
+        return event("error", error=text, message=text, code=kind)
+
+    @property
+    def _num_behind_bytes(self) -> int:
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    async def _wait_for_client(self, max_behind_bytes: int) -> None:
+        """Return when no more than that is still to be taken, counted anew after each progress."""
+        last, moved_at = self._num_behind_bytes, time.monotonic()
+        while (behind := self._num_behind_bytes) > max_behind_bytes:
+            if self._transport is None or self._transport.is_closing():
+                raise ConnectionResetError("the client is gone")
+            if behind < last:
+                last, moved_at = behind, time.monotonic()
+            elif time.monotonic() - moved_at > self._send_timeout_s:
+                raise SendTimeout(f"took nothing for {self._send_timeout_s:.0f} s")
+            await asyncio.sleep(_POLL_S)

@@ -7,7 +7,7 @@ import orjson
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from omni.errors import CapacityError, OmniError, rendering_of
+from omni.errors import CapacityError, NoWorker, OmniError, rendering_of
 from omni.realtime.fields import FieldError
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 def error_reply(error: OmniError) -> web.Response:
     """Return the answer for one of our own errors."""
-    reply = _reply(rendering_of(error).http_status, str(error))
+    text = "Service not ready" if isinstance(error, NoWorker) else str(error)
+    reply = _reply(rendering_of(error).http_status, text)
     if isinstance(error, CapacityError):
         reply.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     return reply

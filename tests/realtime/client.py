@@ -54,7 +54,7 @@ class Client:
     async def closed(self) -> int:
         """Return the code of the close, which must come next."""
         message = await self.socket.receive(TIMEOUT_S)
-        assert message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED), message
+        assert message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED), str(message.data)[:200]
         assert self.socket.close_code is not None
         return self.socket.close_code
 

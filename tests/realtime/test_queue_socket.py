@@ -181,7 +181,7 @@ async def test_those_who_left_before_their_turn_keep_no_slot(
 ) -> None:
     """In the reference the worker of such a client stayed busy for ever."""
     leavers = []
-    for number in range(3):
+    for number in range(2):
         context = connected(address, f"/ws/duplex/adx_2{number}")
         client = await context.__aenter__()
         await client.expect("queued")

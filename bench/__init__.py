@@ -1,0 +1,1 @@
+"""Benches: each prints machine, commit, settings and numbers."""
