@@ -63,7 +63,8 @@ class DeviceDraw:
 
     def __call__(self, name: str, shape: Shape, spread: Spread) -> Tensor:
         generator = torch.Generator(self._device)
-        generator.manual_seed(self._seed * 2**32 + crc32(name.encode()))
+        # 32 bits: the generator of a CPU ignores those above.
+        generator.manual_seed(crc32(f"{self._seed} {name}".encode()))
         bound = spread.std * _SQRT_3
         tensor = torch.empty(shape, dtype=self._dtype, device=self._device)
         return tensor.uniform_(spread.center - bound, spread.center + bound, generator=generator)

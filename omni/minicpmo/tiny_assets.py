@@ -43,8 +43,12 @@ _VOICE_SECONDS = 3.0
 
 def write_assets(directory: Path, seed: int, layout: Layout) -> None:
     """Write the tiny assets to the new *directory*."""
-    draw = CpuDraw(seed)
-    write_token2wav(directory / "token2wav", draw, TINY_FLOW, TINY_HIFT, layout)
+    write_token2wav(directory / "token2wav", CpuDraw(seed), TINY_FLOW, TINY_HIFT, layout)
+    write_voices(directory)
+
+
+def write_voices(directory: Path) -> None:
+    """Write the default reference recordings to *directory*."""
     # The names that the published directory has; two voices, so that they can be told apart.
     for name, pitch_hz in (("HT_ref_audio.wav", 120.0), ("system_ref_audio.wav", 210.0)):
         (directory / name).write_bytes(_wav(voice_like(pitch_hz)))

@@ -7,7 +7,7 @@ time on one CPU core, so that the whole path can be tried and tested without wei
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args  # Any: JSON documents
 
@@ -79,7 +79,9 @@ def write_tiny_checkpoint(
     write_json(directory / "preprocessor_config.json", preprocessor_config())
     write_json(directory / "generation_config.json", generation_config(tokenizer))
     write_tokenizer(directory, tokenizer)
-    write_shards(directory, tiny_weights(config, tokenizer, seed))
+    weights = tiny_weights(config, tokenizer, seed)
+    shards = [[name for name in weights if name.startswith(part)] for part in _SHARDS]
+    write_shards(directory, weights, shards)
     write_assets(directory / "assets", seed, layout)
     return config
 
@@ -118,11 +120,13 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     )
 
 
-def write_shards(directory: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write *weights* as numbered safetensors files with their index."""
+def write_shards(
+    directory: Path, weights: Mapping[str, Tensor], shards: Sequence[Sequence[str]]
+) -> None:
+    """Write *weights* as one safetensors file for each list of names, with their index."""
     weight_map: dict[str, str] = {}
-    for number, names in enumerate(_sharded(weights), start=1):
-        file = f"model-{number:05d}-of-{len(_SHARDS):05d}.safetensors"
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         shard = {name: weights[name].contiguous() for name in names}
         save_file(shard, directory / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
@@ -132,11 +136,6 @@ def write_shards(directory: Path, weights: Mapping[str, Tensor]) -> None:
         "weight_map": dict(sorted(weight_map.items())),
     }
     write_json(directory / "model.safetensors.index.json", index)
-
-
-def _sharded(names: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    for prefixes in _SHARDS:
-        yield [name for name in names if name.startswith(prefixes)]
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

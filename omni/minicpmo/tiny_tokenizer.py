@@ -115,11 +115,16 @@ def train_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(paragraphs(), trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    vocab: dict[str, int] = model["vocab"]
+    vocab, merges = vocab_and_merges(tokenizer)
     # The real one's <unk> and </s> are entries of the base vocabulary too.
     vocab |= {UNKNOWN: len(vocab), END_OF_SENTENCE: len(vocab) + 1}
-    return with_added_tokens(vocab, [(left, right) for left, right in model["merges"]])
+    return with_added_tokens(vocab, merges)
+
+
+def vocab_and_merges(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return the base vocabulary, text -> id, and the merges in order."""
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [(left, right) for left, right in model["merges"]]
 
 
 def with_added_tokens(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
