@@ -85,14 +85,14 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
 def _up(args: argparse.Namespace) -> int:
     from omni.up import up  # needs every package of the fabric; `omni down` shall not
 
-    args.overrides = [*args.overrides, *_overrides(args)]
+    args.overrides = [*args.overrides, *overrides_of(args)]
     settings = settings_of(args)
     gpus = [gpu.strip() for gpu in args.gpus.split(",") if gpu.strip()]
     return up(settings, _arguments(args), gpus)
 
 
-def _overrides(args: argparse.Namespace) -> list[str]:
-    """Return the short flags of `up` as `--set` knows them."""
+def overrides_of(args: argparse.Namespace) -> list[str]:
+    """Return the short flags of `omni up` as `--set` knows them."""
     chosen = {
         "service.gateway_port": args.port,
         "web.host": args.host,
