@@ -66,12 +66,14 @@ class _Turn:
 class Token2Wav:
     """Flow, vocoder, voices and slots."""
 
+    @torch.inference_mode()
     def __init__(self, assets: Token2WavAssets, options: Token2WavOptions) -> None:
         self.options = options
         self.calls = Token2WavCalls(assets, options)
         self._voices = VoiceTable(options.voice_room_codes)
         self._turns: dict[int, _Turn] = {}
 
+    @torch.inference_mode()
     def start_turn(self, slot: int, voice: Voice) -> None:
         """Put *slot* at the start of a turn spoken by *voice*; what it did before is forgotten.
 
@@ -89,6 +91,7 @@ class Token2Wav:
         self.calls.reset_vocoder(slot)
         self._turns[slot] = _Turn(length)
 
+    @torch.inference_mode()
     def release(self, slot: int) -> None:
         """Erase *slot*: its session is over."""
         self._turns.pop(slot, None)
@@ -96,6 +99,7 @@ class Token2Wav:
         self.calls.flow_state.reset([slot])
         self.calls.reset_vocoder(slot)
 
+    @torch.inference_mode()
     def step(self, chunks: Sequence[SlotChunk]) -> list[SlotSound]:
         """Return the sound of *chunks* in their order: one chunk a slot, slots in a turn.
 
@@ -125,6 +129,7 @@ class Token2Wav:
             self._turns[each.slot].is_finished = each.chunk.is_last
         return [SlotSound(each.slot, sounds[row]) for row, each in enumerate(chunks)]
 
+    @torch.inference_mode()
     def capture(self, batch_sizes: Sequence[int], voice_codes: int) -> int:
         """Record CUDA graphs for these batch sizes and voices up to *voice_codes*; return how many.
 

@@ -84,15 +84,9 @@ class Token2WavCalls:
 
     def flow(self, rows: Sequence[CodeRow], num_codes: int, num_keys: int) -> tuple[Tensor, Tensor]:
         """Return mel (B, 2 num_codes, M) and frames (B,), the first rows those of *rows*."""
-        width = num_codes + LOOKAHEAD_CODES
-        table = torch.zeros(self._filled(len(rows)), width + 4, dtype=torch.int64)
-        table[:, width] = self.num_slots
-        for index, row in enumerate(rows):
-            table[index, : len(row.codes)] = torch.tensor(row.codes)
-            table[index, width:] = torch.tensor((row.slot, len(row.codes), row.is_last, True))
-        inputs = self._flow_inputs(table)
-        key = ("flow", len(table), num_codes, num_keys)
-        mel, frames = self._graphs.run(key, self._flow_call(num_keys), inputs)
+        inputs = self.flow_inputs(rows, self._filled(len(rows)), num_codes)
+        key = ("flow", len(inputs[0]), num_codes, num_keys)
+        mel, frames = self._graphs.run(key, self.flow_call(num_keys), inputs)
         return mel, frames
 
     def vocode(
@@ -106,7 +100,7 @@ class Token2WavCalls:
         slot, picked, is_last, is_run = self._to_device(table).unbind(1)
         inputs = (slot, mel[picked], frames[picked] * is_run, is_last.bool(), is_run.bool())
         key = ("vocoder", len(table), mel.shape[1], is_steady)
-        return self._graphs.run(key, self._vocoder_call(is_steady), inputs)[0]
+        return self._graphs.run(key, self.vocoder_call(is_steady), inputs)[0]
 
     def reset_vocoder(self, slot: int) -> None:
         """Put *slot* at the start of a turn."""
@@ -120,18 +114,16 @@ class Token2WavCalls:
         Calls of a shape that was not recorded run eagerly.
         """
         self._batch_sizes = tuple(sorted({*batch_sizes, *self._batch_sizes}))
-        width, num_frames = num_codes + LOOKAHEAD_CODES, UPSAMPLE * num_codes
+        num_frames = UPSAMPLE * num_codes
         for count in reversed(self._batch_sizes):  # the largest first: the others fit in its memory
-            table = torch.zeros(count, width + 4, dtype=torch.int64)
-            table[:, width] = self.num_slots
-            inputs = self._flow_inputs(table)
+            inputs = self.flow_inputs([], count, num_codes)
             key: tuple[object, ...] = ("flow", count, num_codes, num_keys)
-            self._graphs.record(key, self._flow_call(num_keys), inputs)
+            self._graphs.record(key, self.flow_call(num_keys), inputs)
             slots, _, frames, is_last, is_run = inputs
             mel = torch.zeros(count, num_frames, self.solver.noise.shape[1], device=self.device)
             for is_steady in {False, self.has_steady_rows}:
                 key = ("vocoder", count, num_frames, is_steady)
-                call = self._vocoder_call(is_steady)
+                call = self.vocoder_call(is_steady)
                 self._graphs.record(key, call, (slots, mel, frames, is_last, is_run))
         return len(self._graphs)
 
@@ -143,19 +135,30 @@ class Token2WavCalls:
         ]
         return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
-    def _flow_inputs(self, table: Tensor) -> tuple[Tensor, ...]:
-        """Split a table of codes, slot, num_codes, is_last, is_run, in one copy to the device."""
-        on_device = self._to_device(table)
-        slots, num_codes, is_last, is_run = on_device[:, -4:].unbind(1)
-        return slots, on_device[:, :-4], num_codes, is_last.bool(), is_run.bool()
+    def flow_inputs(
+        self, rows: Sequence[CodeRow], count: int, num_codes: int
+    ) -> tuple[Tensor, ...]:
+        """Return the tensors of a ChunkBatch of *rows* and rows that sit out, *count* in all."""
+        width = num_codes + LOOKAHEAD_CODES
+        table = torch.zeros(count, width + 4, dtype=torch.int64)
+        table[:, width] = self.num_slots
+        for index, row in enumerate(rows):
+            table[index, : len(row.codes)] = torch.tensor(row.codes)
+            table[index, width:] = torch.tensor((row.slot, len(row.codes), row.is_last, True))
+        on_device = self._to_device(table)  # one copy for all
+        slots, num_given, is_last, is_run = on_device[:, width:].unbind(1)
+        return slots, on_device[:, :width], num_given, is_last.bool(), is_run.bool()
 
-    def _flow_call(self, num_keys: int) -> Call:
+    def flow_call(self, num_keys: int) -> Call:
+        """Return flow_inputs -> (mel, frames), to run or to record."""
+
         def call(*tensors: Tensor) -> tuple[Tensor, ...]:
             return self.solver.step(self.flow_state, ChunkBatch(*tensors), num_keys)
 
         return call
 
-    def _vocoder_call(self, is_steady: bool) -> Call:
+    def vocoder_call(self, is_steady: bool) -> Call:
+        """Return the tensors of a MelBatch -> (samples, counts), to run or to record."""
         vocoder, state = self.vocoder, self.vocoder_state
 
         def call(*tensors: Tensor) -> tuple[Tensor, ...]:

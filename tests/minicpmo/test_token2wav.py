@@ -12,7 +12,12 @@ from torch import Tensor
 
 from omni.errors import CapacityError, ClientError
 from omni.minicpmo.code_buffer import CodeBuffer, CodeChunk, Pace, fill_unit
+from omni.minicpmo.model import hift, hift_causal
+from omni.minicpmo.model.cfm import FlowSolver
+from omni.minicpmo.model.flow import ChunkBatch
 from omni.minicpmo.model.flow_cache import CacheTrim
+from omni.minicpmo.model.hift import Hift, HiftState, MelBatch
+from omni.minicpmo.model.hift_causal import CausalHift, CausalHiftState
 from omni.minicpmo.token2wav import SlotChunk, Token2Wav
 from omni.minicpmo.token2wav_assets import Layout, Token2WavAssets, load_assets, load_vocoder
 from omni.minicpmo.token2wav_calls import Token2WavOptions
@@ -286,6 +291,33 @@ def test_a_voice_beyond_the_longest_prompt_is_refused(
 
     with pytest.raises(ClientError, match="at most 30"):
         token2wav.start_turn(0, voice)
+
+
+@pytest.mark.parametrize("trim", [CacheTrim.FIXED, CacheTrim.V105])
+def test_no_call_waits_for_the_device_or_needs_the_cpu(golden_dir: Path, trim: CacheTrim) -> None:
+    """A CUDA graph records neither. Tensors without data refuse both: a value asked for, and a
+    partner on the CPU."""
+    nowhere = torch.device("meta")
+    assets = load_assets(golden_dir / "checkpoint/assets/token2wav", nowhere)
+    causal_folder = golden_dir / "checkpoint/assets/token2wav_causal"
+    causal = load_vocoder(causal_folder, Layout.CAUSAL).to(nowhere)
+    assert isinstance(assets.vocoder, Hift) and isinstance(causal, CausalHift)
+    solver = FlowSolver(assets.flow, 2, 40)
+    state = solver.create_state(4, num_prompt_codes=40, trim=trim)
+
+    def integers(*shape: int) -> Tensor:
+        return torch.zeros(*shape, dtype=torch.int64, device=nowhere)
+
+    flags = torch.zeros(3, dtype=torch.bool, device=nowhere)
+    batch = ChunkBatch(integers(3), integers(3, 28), integers(3), flags, flags)
+    mel, frames = solver.step(state, batch, 90)
+    rows = MelBatch(integers(3), mel, frames, flags, flags)
+    for is_steady in (True, False):
+        plain = HiftState.create(assets.vocoder, 4)
+        sound = hift.step(assets.vocoder, plain, rows, steady=is_steady)
+        assert sound.samples.device == nowhere
+    sound = hift_causal.step(causal, CausalHiftState.create(causal, 4), rows)
+    assert sound.samples.device == nowhere
 
 
 @pytest.mark.parametrize("max_voice_codes", [100, 250])

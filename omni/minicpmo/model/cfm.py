@@ -2,8 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from attrs import frozen
 from torch import Tensor
 
+from omni.minicpmo.model.dit import GUIDED
 from omni.minicpmo.model.flow import (
     KEPT_CODES,
     MAX_CHUNK_CODES,
@@ -17,6 +19,16 @@ from omni.minicpmo.model.flow_encoder import LOOKAHEAD, UPSAMPLE, RateCaches
 
 NOISE_FRAMES = 30_000  # length of the noise table. Source: the reference's solver
 NOISE_SEED = 4218
+
+
+@frozen
+class StepPlan:
+    """The slots of a step's rows and the frames that each kind of layer reads and writes."""
+
+    rows: Rows
+    of_token: FrameView
+    of_mel: FrameView
+    of_dit: FrameView
 
 
 class FlowSolver:
@@ -101,40 +113,59 @@ class FlowSolver:
         num_keys: cached codes to attend to, prompt + KEPT_CODES of the longest row. It is static
         under a graph, as are B and N. Mutates *state*.
         """
-        rows = Rows.of(batch.slots, batch.exec_mask, state.num_slots)
-        num_codes, counts = batch.codes.shape[1] - LOOKAHEAD, batch.counts
-        num_frames, frames, frame_keys = (
-            UPSAMPLE * num_codes,
-            UPSAMPLE * counts,
-            UPSAMPLE * num_keys,
+        plan = self.plan(state, batch, num_keys)
+        mu = self.encode(state, batch, plan)
+        offset = state.dit_lists.lengths.index_select(0, plan.rows.read)
+        out, dit_conv = self._solve(
+            self._noise_at(offset, mu.shape[1]),
+            self.condition(state, plan, mu),
+            state.dit_conv.index_select(2, plan.rows.read),
+            state.dit_pools,
+            plan.of_dit,
         )
-        is_shared = state.dit_lists is state.mel_lists
-        token = state.token_lists.view(rows, counts, num_codes, num_keys)
-        mel = state.mel_lists.view(rows, frames, num_frames, frame_keys)
-        of_dit = mel if is_shared else state.dit_lists.view(rows, frames, num_frames, frame_keys)
-        mu, encoder_conv = self.flow.encode(
+        state.dit_conv.index_copy_(2, plan.rows.write, dit_conv)
+        state.token_lists.advance(plan.rows, plan.of_token)
+        state.mel_lists.advance(plan.rows, plan.of_mel)
+        if state.dit_lists is not state.mel_lists:
+            state.dit_lists.advance(plan.rows, plan.of_dit)
+        frames = plan.of_mel.counts
+        is_real = torch.arange(out.shape[1], device=out.device) < frames[:, None]
+        return torch.where(is_real[..., None], out, 0.0), frames
+
+    def plan(self, state: FlowState, batch: ChunkBatch, num_keys: int) -> StepPlan:
+        """Return where a step's rows read and write; arguments as in `step`."""
+        rows = Rows.of(batch.slots, batch.exec_mask, state.num_slots)
+        counts, num_codes = batch.counts, batch.codes.shape[1] - LOOKAHEAD
+        frames = UPSAMPLE * counts
+        num_frames, frame_keys = UPSAMPLE * num_codes, UPSAMPLE * num_keys
+        of_mel = state.mel_lists.view(rows, frames, num_frames, frame_keys)
+        return StepPlan(
+            rows=rows,
+            of_token=state.token_lists.view(rows, counts, num_codes, num_keys),
+            of_mel=of_mel,
+            of_dit=(
+                of_mel
+                if state.dit_lists is state.mel_lists
+                else state.dit_lists.view(rows, frames, num_frames, frame_keys)
+            ),
+        )
+
+    def encode(self, state: FlowState, batch: ChunkBatch, plan: StepPlan) -> Tensor:
+        """Return mu (B, 2N, M) and move the encoder's caches on."""
+        mu, conv = self.flow.encode(
             batch.codes,
             batch.num_codes,
-            state.encoder_conv.index_select(0, rows.read),
-            self._within(0, state.token_pools, token, num_codes, num_keys),
-            self._within(1, state.mel_pools, mel, num_frames, frame_keys),
+            state.encoder_conv.index_select(0, plan.rows.read),
+            self._within(0, state.token_pools, plan.of_token),
+            self._within(1, state.mel_pools, plan.of_mel),
         )
-        speaker = state.speaker.index_select(0, rows.read)
-        out, dit_conv = self._solve(
-            self._noise_at(state.dit_lists.lengths.index_select(0, rows.read), num_frames),
-            self.flow.estimator.condition(mu, speaker, None),
-            state.dit_conv.index_select(2, rows.read),
-            state.dit_pools,
-            of_dit,
-        )
-        state.encoder_conv.index_copy_(0, rows.write, encoder_conv)
-        state.dit_conv.index_copy_(2, rows.write, dit_conv)
-        state.token_lists.advance(rows, token, num_keys)
-        state.mel_lists.advance(rows, mel, frame_keys)
-        if not is_shared:
-            state.dit_lists.advance(rows, of_dit, frame_keys)
-        is_real = torch.arange(num_frames, device=frames.device) < frames[:, None]
-        return torch.where(is_real[..., None], out, 0.0), frames
+        state.encoder_conv.index_copy_(0, plan.rows.write, conv)
+        return mu
+
+    def condition(self, state: FlowState, plan: StepPlan, mu: Tensor) -> Tensor:
+        """Return what the estimator is given besides the noisy mel, (B, 2, 2N, C)."""
+        speaker = state.speaker.index_select(0, plan.rows.read)
+        return self.flow.estimator.condition(mu, speaker, None)
 
     def _run_alone(
         self,
@@ -179,6 +210,7 @@ class FlowSolver:
         conv: (steps, depth, B, 2, 2C, 2). Mutates *pools* (steps, depth, F, W).
         """
         guidance, caches = self.flow.config.guidance, []
+        view, pools = view.doubled(), pools.view(*pools.shape[:2], GUIDED * pools.shape[2], -1)
         for index, modulation in enumerate(self.modulations):
             velocity, cache = self.flow.estimator(
                 x.to(self.flow.dtype), condition, modulation, conv[index], pools[index], view
@@ -197,13 +229,11 @@ class FlowSolver:
         frame = offset[:, None] + torch.arange(length, device=offset.device)
         return self.noise[frame % NOISE_FRAMES]
 
-    def _within(
-        self, rate: int, pools: Tensor, view: FrameView, num_new: int, num_keys: int
-    ) -> RateCaches:
-        """Return the caches of one rate, with the part of its table that a step can reach."""
-        lowest = 1 - num_new
-        table = self._positions[rate][:, lowest - self._lowest : num_keys + num_new - self._lowest]
-        return RateCaches(pools, view, table, lowest)
+    def _within(self, rate: int, pools: Tensor, view: FrameView) -> RateCaches:
+        """Return the caches of one rate with the part of its table that a step can reach."""
+        num_new, num_all = view.write_ids.shape[1], view.read_ids.shape[1]
+        table = self._positions[rate][:, 1 - num_new - self._lowest : num_all - self._lowest]
+        return RateCaches(pools, view, table, 1 - num_new)
 
 
 def euler_times(num_steps: int) -> list[float]:

@@ -10,7 +10,11 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from omni.minicpmo.model.flow_cache import FrameView
-from omni.minicpmo.model.flow_encoder import last_frames
+from omni.minicpmo.model.flow_encoder import (
+    JoinedLinear,
+    join_after_loading,
+    last_frames,
+)
 
 GUIDED = 2  # rows per session: conditional, unconditional
 CONV_CACHE = 2  # frames: kernel 3 less one
@@ -47,9 +51,7 @@ class Modulation:
 
 
 class DiT(nn.Module):
-    """Velocity of the noisy mel. The guided pair of a session shares its frame lists: pool rows
-    hold both.
-    """
+    """Velocity of the noisy mel. The guided pair of a session are two rows, R = 2B."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -100,9 +102,8 @@ class DiT(nn.Module):
         B, 2, 2C, 2). pools: (depth, F, 2 * heads * 2D). Mutates the pools.
         """
         of_x = self.in_proj.weight.chunk(4, 1)[0]
-        projected = F.linear(x, of_x)
-        x = condition + (projected[:, None] if projected.dim() == 3 else projected)
-        hidden, caches = x.flatten(0, 1), []
+        x = condition + F.linear(x, of_x)[:, None]
+        hidden, caches, bias = x.flatten(0, 1), [], view.bias(x.dtype)
         for index, block in enumerate(self.blocks):
             hidden, cache = block(
                 hidden,
@@ -110,6 +111,7 @@ class DiT(nn.Module):
                 conv_caches[index].flatten(0, 1),
                 pools[index],
                 view,
+                bias,
             )
             caches.append(cache.unflatten(0, (-1, GUIDED)))
         out = self.final_layer(hidden, modulation.final)
@@ -150,11 +152,17 @@ class DiTBlock(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, modulation: Tensor, conv_cache: Tensor, pool: Tensor, view: FrameView
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        conv_cache: Tensor,
+        pool: Tensor,
+        view: FrameView,
+        bias: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """x: (2B, T, C). modulation: (9, C). conv_cache: (2B, 2C, 2). pool: (F, 2 * heads * 2D)."""
+        """x: (R, T, C). modulation: (9, C). conv_cache: (R, 2C, 2). pool: (F, 2 * heads * D)."""
         attended = self.attn(
-            modulated(x, modulation[ATTENTION], modulation[ATTENTION + 1]), pool, view
+            modulated(x, modulation[ATTENTION], modulation[ATTENTION + 1]), pool, view, bias
         )
         x = torch.addcmul(x, modulation[ATTENTION + 2], attended)
         convolved, conv_cache = self.conv(
@@ -170,41 +178,29 @@ class Attention(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.heads, self.head_dim = config.heads, config.head_dim
+        self.split = (3, config.heads, config.head_dim)
         self.to_q = nn.Linear(config.hidden, config.inner)
         self.to_k = nn.Linear(config.hidden, config.inner)
         self.to_v = nn.Linear(config.hidden, config.inner)
         self.q_norm = nn.LayerNorm(config.head_dim, eps=1e-5)
         self.k_norm = nn.LayerNorm(config.head_dim, eps=1e-5)
         self.proj = nn.Linear(config.inner, config.hidden)
+        self.joined = JoinedLinear(self.to_q, self.to_k, self.to_v)
+        join_after_loading(self, self.joined)
 
-    def forward(self, x: Tensor, pool: Tensor, view: FrameView) -> Tensor:
-        """x: (2B, T, C). The heads of a guided pair go side by side: they see the same frames."""
-        split = (self.heads, self.head_dim)
-        query = self._pair_heads(self.q_norm(self.to_q(x).unflatten(2, split)))
-        key = self._pair_heads(self.k_norm(self.to_k(x).unflatten(2, split)))
-        value = self._pair_heads(self.to_v(x).unflatten(2, split))
-        frames = view.exchange(pool, torch.stack((key, value), 2).flatten(2))
-        keys, values = frames.unflatten(2, (2, GUIDED * self.heads, self.head_dim)).unbind(2)
+    def forward(self, x: Tensor, pool: Tensor, view: FrameView, bias: Tensor) -> Tensor:
+        """x: (R, T, C). pool: (F, 2 * heads * D) of keys, values. bias: (R, 1, 1, K + T)."""
+        query, key, value = self.joined(x).unflatten(2, self.split).unbind(2)
+        new = torch.stack((self.k_norm(key), value), 2).flatten(2)
+        keys, values = view.exchange(pool, new).unflatten(2, (2, *self.split[1:])).unbind(2)
         out = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
+            self.q_norm(query).transpose(1, 2),
             keys.transpose(1, 2),
             values.transpose(1, 2),
-            attn_mask=view.visible[:, None, None],
+            attn_mask=bias,
         )
-        # (B, 2 heads, T, D) -> (2B, T, heads * D)
-        merged = out.unflatten(1, (GUIDED, self.heads)).transpose(2, 3).flatten(3)
-        projected: Tensor = self.proj(merged.flatten(0, 1))
-        return projected
-
-    def _pair_heads(self, x: Tensor) -> Tensor:
-        """(2B, T, heads, D) -> (B, T, 2 heads, D)"""
-        batch, length = x.shape[0] // GUIDED, x.shape[1]
-        return (
-            x.view(batch, GUIDED, length, -1)
-            .transpose(1, 2)
-            .reshape(batch, length, -1, self.head_dim)
-        )
+        merged: Tensor = self.proj(out.transpose(1, 2).flatten(2))
+        return merged
 
 
 class ConvBlock(nn.Module):
@@ -223,8 +219,7 @@ class ConvBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, cache: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (2B, T, C). cache: (2B, 2C, 2). counts: (B,). Returns (2B, T, C) and the new cache."""
-        counts = counts.repeat_interleave(GUIDED, output_size=x.shape[0])
+        """x: (R, T, C). cache: (R, 2C, 2). counts: (R,). Returns (R, T, C) and the new cache."""
         first, second = cache.chunk(2, 1)
         x = torch.cat((first, x.transpose(1, 2)), 2)
         first = last_frames(x, counts, CONV_CACHE)

@@ -22,6 +22,8 @@ class CacheTrim(Enum):
     V105 = "v105"  # in addition the token-rate layers keep the oldest 50 codes (1.0.5, 1.0.6)
 
 
+ALIGNMENT = 8  # frames; CUDA attention copies score biases whose rows are not aligned to it
+
 Rule = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
@@ -80,6 +82,25 @@ class FrameView:
             counts=torch.full((1,), length, device=device),
         )
 
+    def doubled(self) -> "FrameView":
+        """Return the view of two rows per row, which share its frames, on a pool of half frames.
+
+        Half frame 2f + r of the pool (2F, W / 2) is what the r-th of the two stores in frame f.
+        """
+        which = torch.arange(2, device=self.write_ids.device)[:, None]
+        return FrameView(
+            write_ids=(2 * self.write_ids[:, None] + which).flatten(0, 1),
+            read_ids=(2 * self.read_ids[:, None] + which).flatten(0, 1),
+            visible=self.visible[:, None].expand(-1, 2, -1).flatten(0, 1),
+            distance=self.distance[:, None].expand(-1, 2, -1, -1).flatten(0, 1),
+            counts=self.counts[:, None].expand(-1, 2).flatten(),
+        )
+
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """Return (B, 1, 1, K + T) to add to attention scores: 0, or -inf where not visible."""
+        zeros = torch.zeros(self.visible.shape, dtype=dtype, device=self.visible.device)
+        return zeros.masked_fill(~self.visible, -torch.inf)[:, None, None]
+
     def exchange(self, pool: Tensor, new: Tensor) -> Tensor:
         """Store *new* (B, T, W) in *pool* (F, W); return all frames to attend to, (B, K + T, W)."""
         pool.index_copy_(0, self.write_ids.flatten(), new.flatten(0, 1).to(pool.dtype))
@@ -123,7 +144,9 @@ class FrameLists:
         rows = num_slots + 1
         kept = tail + max_prompt if newest_first else tail
         return cls(
-            entries=torch.zeros(rows, max_prompt + tail, dtype=torch.int64, device=device),
+            entries=torch.zeros(
+                rows, max_prompt + tail + ALIGNMENT - 1, dtype=torch.int64, device=device
+            ),
             lengths=torch.zeros(rows, dtype=torch.int64, device=device),
             prompts=torch.zeros(rows, dtype=torch.int64, device=device),
             num_prompt_frames=num_prompt_frames,
@@ -161,6 +184,7 @@ class FrameLists:
 
         num_keys: columns of the lists to read; at least the longest list among the rows.
         """
+        num_keys += -(num_keys + num_new) % ALIGNMENT
         entries = self.entries[:, :num_keys].index_select(0, rows.read)
         length = self.lengths.index_select(0, rows.read)[:, None]
         column = torch.arange(num_keys + num_new, device=entries.device)[None]
@@ -180,8 +204,9 @@ class FrameLists:
             counts=counts,
         )
 
-    def advance(self, rows: "Rows", view: FrameView, num_keys: int) -> None:
+    def advance(self, rows: "Rows", view: FrameView) -> None:
         """Append the real new frames of *view* to the lists of the executed rows and trim them."""
+        num_keys = view.read_ids.shape[1] - view.write_ids.shape[1]
         entries = self.entries[:, :num_keys]
         old = entries.index_select(0, rows.read)
         length = self.lengths.index_select(0, rows.read)[:, None]

@@ -189,13 +189,17 @@ class RelativeAttention(nn.Module):
         self.linear_pos = nn.Linear(config.hidden, config.hidden, bias=False)
         self.pos_bias_u = nn.Parameter(torch.zeros(config.heads, config.head_dim))
         self.pos_bias_v = nn.Parameter(torch.zeros(config.heads, config.head_dim))
+        self.joined = JoinedLinear(self.linear_q, self.linear_k, self.linear_v)
+        join_after_loading(self, self.joined)
 
     def forward(
         self, x: Tensor, pool: Tensor, view: FrameView, positions: Tensor, lowest: int
     ) -> Tensor:
         """x: (B, T, C). pool: (F, 2C) of keys|values. positions: (R, H, D). Returns (B, T, C)."""
-        query = self.linear_q(x).unflatten(2, (self.heads, self.head_dim))
-        frames = view.exchange(pool, torch.cat((self.linear_k(x), self.linear_v(x)), 2))
+        hidden = x.shape[2]
+        query, new = self.joined(x).split((hidden, 2 * hidden), 2)
+        query = query.unflatten(2, (self.heads, self.head_dim))
+        frames = view.exchange(pool, new)
         key, value = (
             part.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
             for part in frames.chunk(2, 2)
@@ -214,8 +218,34 @@ class RelativeAttention(nn.Module):
         by_distance = query.transpose(1, 2) @ positions.permute(1, 2, 0)  # (B, H, T, R)
         index = (view.distance - lowest).clamp(0, positions.shape[0] - 1)[:, None]
         scores = by_distance.gather(3, index.expand(-1, self.heads, -1, -1))
-        scores = scores * (1 / math.sqrt(self.head_dim))
-        return scores.masked_fill(~view.visible[:, None, None], -torch.inf)
+        return scores * (1 / math.sqrt(self.head_dim)) + view.bias(scores.dtype)
+
+
+class JoinedLinear(nn.Module):
+    """Several linear layers of one input as one. Holds a copy of their weights."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        super().__init__()
+        self._layers = layers  # a tuple, so that they stay the parent's in its state dict
+        self.register_buffer("weight", torch.empty(0), persistent=False)
+        self.register_buffer("bias", torch.empty(0), persistent=False)
+        self.join()
+
+    def join(self) -> None:
+        """Take over the weights as they are now."""
+        self.weight = torch.cat([layer.weight.detach() for layer in self._layers])
+        self.bias = torch.cat([layer.bias.detach() for layer in self._layers])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def join_after_loading(parent: nn.Module, joined: JoinedLinear) -> None:
+    """Let *joined* take over the weights of its layers whenever *parent* is loaded."""
+    parent.register_load_state_dict_post_hook(lambda _module, _keys: joined.join())
 
 
 def last_frames(seen: Tensor, counts: Tensor, width: int) -> Tensor:

@@ -11,11 +11,11 @@ from omni.minicpmo.model.hift_decoder import (
     TWO_PI,
     HiftConfig,
     HiftDecoder,
+    SameConv,
     excitation,
     frame_mask,
     harmonic_cycles,
     masked,
-    pad_same,
 )
 
 OVERLAP_FRAMES = (
@@ -102,7 +102,10 @@ class F0Predictor(nn.Module):
         super().__init__()
         widths = [config.mel_bins] + 4 * [config.f0_channels]
         self.condnet = nn.ModuleDict(
-            {str(2 * i): nn.Conv1d(width, config.f0_channels, 3) for i, width in enumerate(widths)}
+            {
+                str(2 * i): SameConv(width, config.f0_channels, 3, causal=False)
+                for i, width in enumerate(widths)
+            }
         )
         self.classifier = nn.Linear(config.f0_channels, 1)
 
@@ -111,7 +114,7 @@ class F0Predictor(nn.Module):
         mask = None if lengths is None else frame_mask(lengths, mel.shape[2])
         x = mel.double()
         for conv in self.condnet.values():
-            x = F.elu(conv(pad_same(masked(x, mask), 3, causal=False)))
+            x = F.elu(conv(masked(x, mask)))
         out: Tensor = self.classifier(x.transpose(1, 2))[..., 0].abs()
         return out
 

@@ -17,10 +17,10 @@ from omni.minicpmo.model.hift_decoder import (
     TWO_PI,
     HiftConfig,
     HiftDecoder,
+    SameConv,
     excitation,
     frame_mask,
     harmonic_cycles,
-    pad_same,
 )
 
 # Mel frames. Source: kernel sizes of the causal layers; 31 is the reach of the decoder to the left.
@@ -75,9 +75,10 @@ class CausalF0Predictor(nn.Module):
         super().__init__()
         first = nn.Conv1d(config.mel_bins, config.f0_channels, F0_RIGHT + 1)
         others = {
-            str(2 * i): nn.Conv1d(config.f0_channels, config.f0_channels, 3) for i in range(1, 5)
+            str(2 * i): SameConv(config.f0_channels, config.f0_channels, 3, causal=True)
+            for i in range(1, 5)
         }
-        self.condnet = nn.ModuleDict({"0": first} | others)
+        self.condnet = nn.ModuleDict({"0": first, **others})
         self.classifier = nn.Linear(config.f0_channels, 1)
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ class CausalF0Predictor(nn.Module):
         first, *others = self.condnet.values()
         x = F.elu(first(mel.double()))
         for conv in others:
-            x = F.elu(conv(pad_same(x, 3, causal=True)))
+            x = F.elu(conv(x))
         out: Tensor = self.classifier(x.transpose(1, 2))[..., 0].abs()
         return out
 

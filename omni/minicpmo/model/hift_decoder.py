@@ -22,6 +22,7 @@ DOWN_STRIDES = (15, 3, 1)
 SOURCE_KERNELS = (7, 7, 11)
 RES_KERNELS = (3, 7, 11)
 DILATIONS = (1, 3, 5)
+LOOKAHEAD = 4  # frames that the causal conv_pre sees ahead
 FFT, HOP = 16, 4
 BINS = FFT // 2 + 1
 COLUMNS = FRAME_SAMPLES // HOP  # STFT columns per mel frame; a row has one more
@@ -50,20 +51,24 @@ class HiftDecoder(nn.Module):
 
     def __init__(self, config: HiftConfig, *, causal: bool) -> None:
         super().__init__()
-        base, kernel = config.base_channels, 5 if causal else 7
+        base = config.base_channels
         widths = [base // 2**stage for stage in range(len(UP_RATES) + 1)]
         self.causal = causal
-        self.conv_pre = nn.Conv1d(config.mel_bins, base, kernel)
+        self.conv_pre: nn.Module = (
+            LookaheadConv(config.mel_bins, base, LOOKAHEAD + 1)
+            if causal
+            else SameConv(config.mel_bins, base, 7, causal=False)
+        )
         self.ups = nn.ModuleList(
             (
-                nn.Conv1d(width, width // 2, size)
+                CausalUp(width, size, rate)
                 if causal
                 else nn.ConvTranspose1d(width, width // 2, size, rate, padding=(size - rate) // 2)
             )
             for width, size, rate in zip(widths, UP_KERNELS, UP_RATES, strict=False)
         )
         self.source_downs = nn.ModuleList(
-            nn.Conv1d(2 * BINS, width, 2 * stride if stride > 1 else 1, stride)
+            SourceDown(width, stride, causal=causal)
             for width, stride in zip(widths[1:], DOWN_STRIDES, strict=True)
         )
         self.source_resblocks = nn.ModuleList(
@@ -73,7 +78,7 @@ class HiftDecoder(nn.Module):
         self.resblocks = nn.ModuleList(
             ResBlock(width, size, causal=causal) for width in widths[1:] for size in RES_KERNELS
         )
-        self.conv_post = nn.Conv1d(widths[-1], 2 * BINS, 7)
+        self.conv_post = SameConv(widths[-1], 2 * BINS, 7, causal=causal)
         self.register_buffer("window", torch.hann_window(FFT), persistent=False)
 
     def forward(self, mel: Tensor, source: Tensor, lengths: Tensor | None) -> Tensor:
@@ -84,20 +89,19 @@ class HiftDecoder(nn.Module):
         """
         spectrum = self.stft(source, lengths)
         ends = None if self.causal else lengths  # causal layers never see what lies to the right
-        x = self.conv_pre(self._pad_first(mel))
+        x = self.conv_pre(mel)
         mask = None if ends is None else frame_mask(ends, mel.shape[2])
         rate = 1
         for stage, (up_rate, up) in enumerate(zip(UP_RATES, self.ups, strict=True)):
             rate *= up_rate
-            x = self._upsample(up, masked(F.leaky_relu(x, SLOPE), mask), up_rate)
+            x = up(masked(F.leaky_relu(x, SLOPE), mask))
             extra = 1 if rate == COLUMNS else 0
             x = F.pad(x, (extra, 0), mode="reflect")
             mask = None if ends is None else frame_mask(ends * rate + extra, x.shape[2])
-            x = x + self._source_branch(stage, spectrum, mask)
+            x = x + self.source_resblocks[stage](self.source_downs[stage](spectrum), mask)
             blocks = self.resblocks[len(RES_KERNELS) * stage : len(RES_KERNELS) * (stage + 1)]
             x = sum((block(x, mask) for block in blocks[1:]), blocks[0](x, mask)) / len(RES_KERNELS)
-        x = masked(F.leaky_relu(x), mask)
-        return self.istft(self.conv_post(pad_same(x, 7, causal=self.causal)), lengths)
+        return self.istft(self.conv_post(masked(F.leaky_relu(x), mask)), lengths)
 
     def stft(self, source: Tensor, lengths: Tensor | None) -> Tensor:
         """Return (B, 18, 120 T + 1): real and imaginary parts, zero beyond a row's end."""
@@ -121,23 +125,51 @@ class HiftDecoder(nn.Module):
         envelope = _overlap_add(weights)
         return (_overlap_add(frames) / envelope.clamp(min=1e-8)).clamp(-AUDIO_LIMIT, AUDIO_LIMIT)
 
-    def _pad_first(self, mel: Tensor) -> Tensor:
-        return F.pad(mel, (0, 4) if self.causal else (3, 3))
 
-    def _upsample(self, up: nn.Module, x: Tensor, rate: int) -> Tensor:
-        if self.causal:
-            assert isinstance(up, nn.Conv1d)
-            x = F.pad(x.repeat_interleave(rate, 2), (up.kernel_size[0] - 1, 0))
-        out: Tensor = up(x)
-        return out
+class SameConv(nn.Conv1d):
+    """A convolution that keeps the length. causal: it looks to the left only."""
 
-    def _source_branch(self, stage: int, spectrum: Tensor, mask: Tensor | None) -> Tensor:
-        stride = DOWN_STRIDES[stage]
-        padding = (stride - 1, 0) if self.causal else (stride // 2, stride // 2)
-        padding = padding if stride > 1 else (0, 0)
-        x = self.source_downs[stage](F.pad(spectrum, padding))
-        out: Tensor = self.source_resblocks[stage](x, mask)
-        return out
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, causal: bool, dilation: int = 1
+    ) -> None:
+        reach = (kernel - 1) * dilation
+        padding = 0 if causal else reach // 2
+        super().__init__(inputs, outputs, kernel, dilation=dilation, padding=padding)
+        self.left = reach if causal else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (self.left, 0)) if self.left else x)
+
+
+class LookaheadConv(nn.Conv1d):
+    """A convolution over [t, t + kernel - 1], zeros beyond the end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, self.kernel_size[0] - 1)))
+
+
+class CausalUp(nn.Conv1d):
+    """Each frame *rate* times, then a causal convolution to half the channels."""
+
+    def __init__(self, width: int, kernel: int, rate: int) -> None:
+        super().__init__(width, width // 2, kernel)
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.repeat_interleave(self.rate, 2)
+        return super().forward(F.pad(x, (self.kernel_size[0] - 1, 0)))
+
+
+class SourceDown(nn.Conv1d):
+    """STFT columns down to a stage's rate."""
+
+    def __init__(self, width: int, stride: int, *, causal: bool) -> None:
+        kernel = 2 * stride if stride > 1 else 1
+        super().__init__(2 * BINS, width, kernel, stride, padding=0 if causal else stride // 2)
+        self.left = stride - 1 if causal else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (self.left, 0)) if self.left else x)
 
 
 class ResBlock(nn.Module):
@@ -145,24 +177,21 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, kernel: int, *, causal: bool) -> None:
         super().__init__()
-        self.kernel, self.causal = kernel, causal
         self.convs1 = nn.ModuleList(
-            nn.Conv1d(channels, channels, kernel, dilation=dilation) for dilation in DILATIONS
+            SameConv(channels, channels, kernel, causal=causal, dilation=dilation)
+            for dilation in DILATIONS
         )
-        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel) for _ in DILATIONS)
+        self.convs2 = nn.ModuleList(
+            SameConv(channels, channels, kernel, causal=causal) for _ in DILATIONS
+        )
         self.activations1 = nn.ModuleList(Snake(channels) for _ in DILATIONS)
         self.activations2 = nn.ModuleList(Snake(channels) for _ in DILATIONS)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x: (B, C, L). mask: (B, 1, L) or None."""
-        layers = zip(
-            DILATIONS, self.activations1, self.convs1, self.activations2, self.convs2, strict=True
-        )
-        for dilation, snake1, conv1, snake2, conv2 in layers:
-            hidden = masked(snake1(x), mask)
-            hidden = conv1(pad_same(hidden, self.kernel, dilation, causal=self.causal))
-            hidden = masked(snake2(hidden), mask)
-            x = x + conv2(pad_same(hidden, self.kernel, causal=self.causal))
+        layers = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
+        for snake1, conv1, snake2, conv2 in layers:
+            x = x + conv2(masked(snake2(conv1(masked(snake1(x), mask))), mask))
         return x
 
 
@@ -175,7 +204,7 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         alpha = self.alpha[:, None]
-        return torch.addcmul(x, (x * alpha).sin().square(), (alpha + 1e-9).reciprocal())
+        return torch.addcmul(x, (x * alpha).sin_().square_(), (alpha + 1e-9).reciprocal())
 
 
 def harmonic_cycles(f0: Tensor) -> Tensor:
@@ -197,12 +226,6 @@ def excitation(sine: Tensor, f0: Tensor, noise: Tensor) -> Tensor:
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     """Zero what lies beyond each row's end."""
     return x if mask is None else x * mask
-
-
-def pad_same(x: Tensor, kernel: int, dilation: int = 1, *, causal: bool) -> Tensor:
-    """Pad (B, C, L) so that a convolution keeps the length."""
-    total = (kernel - 1) * dilation
-    return F.pad(x, (total, 0) if causal else (total // 2, total // 2))
 
 
 def frame_mask(lengths: Tensor, size: int) -> Tensor:
