@@ -1,7 +1,7 @@
 """How soon a fault is noticed and mended: kills and stops every kind of process under load.
 
-Starts an omni of its own (null engine, two workers) and measures, over `--rounds` rounds each:
-Starts an omni of its own (null engine, two workers) and measures, over `--rounds` rounds each:
+Starts an omni of its own (null engine, two workers) and measures, over `--rounds` rounds each: from
+the signal to the session's WorkerLost; to the process being ready again; the longest gap in the
 answers of the sessions that go on.
 """
 
