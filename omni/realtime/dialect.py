@@ -26,7 +26,7 @@ from omni.engine import (
     UserTranscript,
     VadState,
 )
-from omni.messages import Queued
+from omni.messages import Queued, Stamp
 
 # --- commands: what a client wants -------------------------------------------------------------
 
@@ -114,13 +114,15 @@ class Ready:
 class UnitAnswered:
     """A chunk's result. wall_clock_ms: from its arrival to now. sent_at: Unix seconds.
 
-    dropped: it was never computed, because too many before it were unanswered.
+    dropped: it was never computed, because too many before it were unanswered. stamps: of its way
+    through the processes.
     """
 
     result: UnitResult
     wall_clock_ms: float
     sent_at: float
     dropped: bool = False
+    stamps: tuple[Stamp, ...] = ()
 
 
 @frozen(kw_only=True)

@@ -54,10 +54,14 @@ _MAX_SEED = 2**63 - 1
 
 @define
 class DuplexDialect:
-    """Speaks `/ws/duplex/{id}`. sound: how results carry sound, as the last `prepare` asked."""
+    """Speaks `/ws/duplex/{id}`.
+
+    sound: how results carry sound; traced: whether they tell their way. As the `prepare` asked.
+    """
 
     mode: DuplexMode
     sound: SoundForm = "base64"
+    traced: bool = False
 
     def parse(self, data: bytes, binary: bool) -> Command:
         """Return the command in *data*. Raises: ProtocolError."""
@@ -69,7 +73,9 @@ class DuplexDialect:
             return Sound(chunk=parse_chunk(fields))
         if kind == "prepare":
             opening = Open(input=parse_prepare(fields, self.mode))
-            self.sound = fields.choice("sound", "base64", _SOUND_FORMS)
+            sound = fields.choice("sound", "base64", _SOUND_FORMS)
+            traced = fields.flag("trace", False)
+            self.sound, self.traced = sound, traced
             return opening
         return _parse_control(kind, fields)
 
@@ -91,10 +97,12 @@ class DuplexDialect:
         return render_common(notice)
 
     def _render_result(self, answer: UnitAnswered) -> Sequence[Frame]:
-        pcm = answer.result.pcm
+        pcm, fields = answer.result.pcm, result_fields(answer)
+        if self.traced:
+            fields["trace"] = [(stamp.hop, stamp.at_ns) for stamp in answer.stamps]
         if self.sound == "base64" or not len(pcm):
-            return event("result", **result_fields(answer), audio_data=encode_base64(pcm))
-        text = event("result", **result_fields(answer), audio_data=None, audio_follows=True)
+            return event("result", **fields, audio_data=encode_base64(pcm))
+        text = event("result", **fields, audio_data=None, audio_follows=True)
         return [*text, Frame(_binary_sound(pcm, self.sound), binary=True)]
 
 

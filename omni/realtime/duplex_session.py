@@ -227,5 +227,6 @@ class DuplexSession(Session):
                 wall_clock_ms=(now - chunk.arrived_at) * 1000,
                 sent_at=now + self.unix_offset_s,
                 dropped=chunk.dropped,
+                stamps=() if chunk.dropped else self.stamps,
             )
         )

@@ -154,6 +154,7 @@ class Endpoint:
                 if self.session.state == "ended":  # `stopped` is the last word
                     return
                 self.recorder.said(event)
+                self.session.stamps = self.linked.last_stamps
                 await self.perform(self.session.hear(event, _now()))
         except OmniError as exc:
             await self._fail(exc)

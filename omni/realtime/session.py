@@ -19,7 +19,7 @@ from omni.errors import (
     error_from_code,
     rendering_of,
 )
-from omni.messages import Leased, RequestType
+from omni.messages import Leased, RequestType, Stamp
 from omni.realtime.dialect import Command, Notice, QueueDone, Stop, Stopped, Trouble
 
 CLOSE_NORMAL = 1000
@@ -75,6 +75,8 @@ class Session(ABC):
     state: State = "waiting"
     capabilities: Capabilities | None = None
     leased_at: float = field(default=0.0, init=False)
+    #: Of the event that is heard next; set by whoever calls `hear`.
+    stamps: tuple[Stamp, ...] = field(default=(), init=False)
 
     #: Whether the slot is asked for as soon as the socket opens, or with the first `Open`.
     eager: ClassVar[bool] = True

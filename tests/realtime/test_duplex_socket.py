@@ -309,3 +309,14 @@ async def test_an_unknown_socket_is_refused_at_the_handshake(address: str) -> No
             pass
 
     assert refused.value.status == 403
+
+
+async def test_a_result_tells_its_way_when_asked(address: str) -> None:
+    async with connected(address, "/ws/duplex/adx_22") as client:
+        await client.prepare(trace=True)
+        await client.send_chunk()
+        trace = (await client.expect("result"))["trace"]
+
+    hops, times = [hop for hop, _ in trace], [at_ns for _, at_ns in trace]
+    assert hops[0] == hops[-1] == "web" and hops.count("broker") == 2 and "engine" in hops
+    assert times == sorted(times)
