@@ -32,7 +32,9 @@ NO_DEPS = "-no-deps"
 #: Disk needed by each extra when installed, in MiB; measured with `du` on Linux x86-64.
 SIZE_MB = {"base": 250, "pocket": 600, "gpu": 9000, "test": 250, "test-cpu": 1500, "dev": 120}
 
-_ANSWERING = ("up", "worker")
+#: Commands that need more than the fabric; the last ones run the big model's code anywhere.
+_WITH_TORCH = ("model", "tiny-checkpoint", "precompile")
+_NEEDS = ("up", "worker", "install", "test", "bench", *_WITH_TORCH)
 _HINT = "Then run the same command again: it goes on from here."
 
 
@@ -57,12 +59,14 @@ def main(argv: Sequence[str]) -> None:
 
 def _extras_for(argv: Sequence[str]) -> list[str]:
     command = argv[0] if argv else ""
-    machine = ["base", "pocket", "gpu"] if _has_gpu() else ["base", "pocket"]
-    if command == "install":
-        return list(dict.fromkeys([*machine, *argv[1:]]))
-    if command == "test":
-        return [*machine, "test"] if "gpu" in machine else [*machine, "test", "test-cpu"]
-    return machine if command in _ANSWERING else ["base"]
+    if command not in _NEEDS:
+        return ["base"]
+    torch = "gpu" if _has_gpu() else "test-cpu"
+    machine = ["base", "pocket", "gpu"] if torch == "gpu" else ["base", "pocket"]
+    further = {"install": list(argv[1:]), "test": ["test", torch]}
+    if command in _WITH_TORCH:
+        further[command] = [torch]
+    return list(dict.fromkeys([*machine, *further.get(command, [])]))
 
 
 def _has_gpu() -> bool:
