@@ -56,7 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="omni",
         description="A self-hosted server for real-time conversation: voice, pictures, text.",
         epilog="omni broker | worker | web: one process alone; omni test [pytest arguments]; "
-        "omni talk --help; omni bench [NAME ...]; omni install [EXTRA ...]: set up only.",
+        "omni talk --help; omni bench [NAME ...]; omni install [EXTRA ...]: set up only; "
+        "omni model fetch [ID] | check DIR; omni tiny-checkpoint DIR.",
     )
     parser.add_argument("--version", action="version", version=f"omni {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -209,6 +210,21 @@ def _talk(words: list[str]) -> int:
     return subprocess.call([sys.executable, "-m", "omni.talk", *words])
 
 
+def _tiny_checkpoint(words: list[str]) -> int:
+    return subprocess.call([sys.executable, "-m", "omni.minicpmo.tiny_checkpoint", *words])
+
+
+def _model(words: list[str]) -> int:
+    """Fetch or check a checkpoint; a fetch goes where a worker looks for a model's id."""
+    name, *rest = words or [""]
+    if name == "fetch":
+        data_dir = settings_of(argparse.Namespace(settings=None, overrides=[])).service.data_dir
+        rest = ["--data-dir", data_dir, *rest]
+    elif name != "check":
+        raise SettingsError("omni model fetch [ID] [--to DIR] | omni model check DIR")
+    return subprocess.call([sys.executable, "-m", f"omni.minicpmo.{name}", *rest])
+
+
 _PASSED_ON: dict[str, Callable[[list[str]], int]] = {
     "broker": lambda words: _run_process("broker", words),
     "worker": lambda words: _run_process("worker", words),
@@ -216,6 +232,8 @@ _PASSED_ON: dict[str, Callable[[list[str]], int]] = {
     "test": _test,
     "talk": _talk,
     "bench": _bench,
+    "model": _model,
+    "tiny-checkpoint": _tiny_checkpoint,
 }
 
 

@@ -71,6 +71,7 @@ def test_a_model_that_is_no_directory_here_stays_a_name() -> None:
         (["status", "--set", "fabric.run_dir=/tmp/omni-nobody"], ["omni up"]),
         (["drain", "--set", "fabric.run_dir=/tmp/omni-nobody"], ["omni up"]),
         (["bench", "nothing"], ["there is no bench 'nothing'"]),
+        (["model", "paint"], ["omni model fetch [ID] [--to DIR] | omni model check DIR"]),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(words: list[str], told: list[str]) -> None:
@@ -113,6 +114,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for word in ("up", "down", "status", "drain", "doctor", "broker", "worker", "web", "talk"):
         assert word in printed
+    assert "model fetch" in printed and "tiny-checkpoint" in printed
 
 
 # --- what up starts ------------------------------------------------------------------------------
