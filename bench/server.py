@@ -1,0 +1,87 @@
+"""A whole omni for a bench, started as a user does it, in directories of its own."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from attrs import define
+
+from omni.process import ROOT
+from omni.running import find_running, pid_path
+
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 30.0
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_HZ = os.sysconf("SC_CLK_TCK")
+
+
+@define
+class Server:
+    """A running omni. address: `http://127.0.0.1:PORT`."""
+
+    run_dir: Path
+    address: str = ""
+
+    def pids(self) -> dict[str, int]:
+        """Return the pid of each process by its name."""
+        return {path.stem: int(path.read_text("utf-8")) for path in self.run_dir.glob("*.pid")}
+
+    def cpu_s(self) -> dict[str, float]:
+        """Return the CPU time that each process has used so far."""
+        return {name: _cpu_s(pid) for name, pid in self.pids().items()}
+
+    def rss_mib(self) -> dict[str, float]:
+        """Return the memory that each process holds now."""
+        return {name: _rss_mib(pid) for name, pid in self.pids().items()}
+
+
+@contextlib.contextmanager
+def running(settings: Mapping[str, object], *flags: str) -> Iterator[Server]:
+    """Run a server for the time of the block. Raises: RuntimeError with what it printed."""
+    folder = Path(tempfile.mkdtemp(prefix="omni-"))
+    chosen = {
+        "web.https": "false",
+        "service.gateway_port": 0,
+        "service.data_dir": ROOT / "data",
+        "fabric.run_dir": folder / "run",
+        **settings,
+    }
+    sets = [word for path, value in chosen.items() for word in ("--set", f"{path}={value}")]
+    command = [sys.executable, "-m", "omni.cli", "up", *sets, *flags]
+    with open(folder / "up.txt", "wb") as output:
+        launcher = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        yield _wait_ready(launcher, folder)
+    finally:
+        launcher.send_signal(signal.SIGINT)
+        launcher.wait(STOP_TIMEOUT_S)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_ready(launcher: "subprocess.Popen[bytes]", folder: Path) -> Server:
+    end_s = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < end_s and launcher.poll() is None:
+        found = find_running(str(folder / "run"))
+        if found is not None and found.address and pid_path(str(folder / "run"), "web-0").exists():
+            return Server(folder / "run", found.address)
+        time.sleep(0.05)
+    raise RuntimeError((folder / "up.txt").read_text("utf-8", "replace"))
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_HZ
+
+
+def _rss_mib(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1])
+    return round(pages * _PAGE_BYTES / 2**20, 1)
