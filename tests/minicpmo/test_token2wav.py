@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -291,6 +292,40 @@ def test_a_voice_beyond_the_longest_prompt_is_refused(
 
     with pytest.raises(ClientError, match="at most 30"):
         token2wav.start_turn(0, voice)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("vocoder", ["hift", "causal"])
+def test_recorded_calls_sound_as_eager_ones(
+    golden_dir: Path, flow_golden: Golden, voice: Voice, codes: list[int], vocoder: str
+) -> None:
+    """Three slots in graphs of four rows, through a first, two usual and a short last chunk."""
+    cuda = torch.device("cuda")
+    five = load_assets(golden_dir / "checkpoint/assets/token2wav", cuda)
+    folder = golden_dir / "checkpoint/assets/token2wav_causal"
+    chosen = five.vocoder if vocoder == "hift" else load_vocoder(folder, Layout.CAUSAL).to(cuda)
+    recorded, eager = (
+        Token2Wav(attrs.evolve(five, vocoder=chosen), Token2WavOptions(num_slots=4))
+        for _ in range(2)
+    )
+    assert recorded.capture([1, 4], len(voice.codes)) == (6 if vocoder == "hift" else 4)
+    for each in (recorded, eager):
+        for slot in range(3):
+            each.start_turn(slot, voice)
+
+    for step in range(4):
+        is_last = step == 3
+        chunks = []
+        for slot in range(3):
+            first = 100 * slot + 25 * step
+            chosen_codes = tuple(codes[first : first + (7 + slot if is_last else 28)])
+            chunks.append(SlotChunk(slot, CodeChunk(chosen_codes, is_last)))
+        pairs = zip(recorded.step(chunks), eager.step(chunks), strict=True)
+
+        for ours, theirs in pairs:
+            assert ours.slot == theirs.slot
+            torch.testing.assert_close(ours.samples, theirs.samples, atol=REORDERED, rtol=0)
 
 
 @pytest.mark.parametrize("trim", [CacheTrim.FIXED, CacheTrim.V105])
