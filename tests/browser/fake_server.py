@@ -1,7 +1,8 @@
-"""A scripted server for the pages: the real routes and messages on a real socket, with answers by script.
+"""A scripted server for the pages: the real routes and messages on a real socket.
 
-It stands in for the product's server in browser tests that need a certain course of events (a queue, an error,
-a barge-in at a set moment). Which course is chosen with `?script=` on nothing at all: tests set `Script` fields.
+It stands in for the product's server in browser tests that need a certain course of events
+(a queue, an error, a barge-in at a set moment): the fields of `Script`, which a test may change
+between two sessions.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Script:
     """Answer this piece with `interrupted` instead."""
     drop_at_chunk: int | None = None
     """Cut the TCP connection at this chunk."""
-    notice: str = "A small model on this computer's processor answers in English. It is often wrong."
+    notice: str = "A small model on this computer's processor answers. It is often wrong."
     chat_reply: str = "**Yes.** Here is why:\n\n1. one\n2. two\n\n```python\nprint('hi')\n```"
     chat_delay_s: float = 0.02
     sent_types: list[str] = attrs.field(factory=list)
@@ -97,6 +98,13 @@ async def defaults(request: web.Request) -> web.StreamResponse:
             "modes": ["chat", "half_duplex", "audio_duplex"],
         }
     )
+
+
+async def apps(request: web.Request) -> web.StreamResponse:
+    ids = {"turnbased": "/turnbased", "half_duplex_audio": "/half_duplex"}
+    ids["audio_duplex"] = "/audio_duplex"
+    found = [{"app_id": key, "name": key, "route": route} for key, route in ids.items()]
+    return web.json_response({"apps": found})
 
 
 class DuplexScript:
@@ -226,6 +234,22 @@ async def chat(request: web.Request) -> web.StreamResponse:
     await socket.prepare(request)
     script = request.app[SCRIPT]
     message = await socket.receive_json()
+    async with asyncio.TaskGroup() as tasks:
+        hang_up = tasks.create_task(socket.receive(), name="hang-up")
+        answered = await chat_answer(socket, script, message, hang_up)
+        script.chat_closed_early += not answered
+        hang_up.cancel()
+    await socket.close()
+    return socket
+
+
+async def chat_answer(
+    socket: web.WebSocketResponse,
+    script: Script,
+    message: dict[str, Any],
+    hang_up: asyncio.Task[Any],
+) -> bool:
+    """Stream the reply; False when the client left before its end."""
     try:
         await socket.send_json({"type": "prefill_done", "input_tokens": 12})
         words = script.chat_reply.split(" ")
@@ -235,15 +259,13 @@ async def chat(request: web.Request) -> web.StreamResponse:
             chunk = {"type": "chunk", "text_delta": delta, "audio_data": audio}
             await socket.send_json(chunk)
             await asyncio.sleep(script.chat_delay_s)
-            if socket.closed:
-                script.chat_closed_early += 1
-                return socket
+            if hang_up.done():
+                return False
         done = {"text": script.chat_reply, "generated_tokens": len(words), "input_tokens": 12}
         await socket.send_json({"type": "done", **done})
     except ConnectionError:
-        script.chat_closed_early += 1
-    await socket.close()
-    return socket
+        return False
+    return True
 
 
 @web.middleware
@@ -262,6 +284,7 @@ def make_app(script: Script) -> web.Application:
     app.router.add_get("/health", health)
     app.router.add_get("/status", status)
     app.router.add_get("/api/frontend_defaults", defaults)
+    app.router.add_get("/api/apps", apps)
     app.router.add_get("/ws/duplex/{id}", duplex)
     app.router.add_get("/ws/half_duplex/{id}", half_duplex)
     app.router.add_get("/ws/chat", chat)
@@ -272,7 +295,7 @@ def make_app(script: Script) -> web.Application:
 @contextlib.asynccontextmanager
 async def serve(script: Script, port: int = 0) -> AsyncIterator[str]:
     """Serve on loopback; yields the base URL."""
-    runner = web.AppRunner(make_app(script))
+    runner = web.AppRunner(make_app(script), shutdown_timeout=0.2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()

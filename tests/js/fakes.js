@@ -1,5 +1,7 @@
 /** Scripted stand-ins for what a session is made of: no network, no sound card, a clock that tests move. */
 
+import { after } from "node:test";
+
 export class FakeClock {
   ms = 1000;
   now = () => this.ms;
@@ -106,6 +108,11 @@ export class FakePlayer extends EventTarget {
   }
 }
 
+/** @type {any[]} */
+const sessions = [];
+// A session left in mid-start holds a timer of a minute, and with it the whole run.
+after(() => sessions.forEach((session) => session.isOver || session.state === "idle" || session.fail(new Error("end of tests"))));
+
 /** A session of *Kind* with its fakes; illegal transitions throw. */
 export function makeSession(Kind, { openError = null, serverUp = true } = {}) {
   const world = { clock: new FakeClock(), capture: new FakeCapture(), player: new FakePlayer(), socket: null, seen: [] };
@@ -119,6 +126,7 @@ export function makeSession(Kind, { openError = null, serverUp = true } = {}) {
     },
     { strict: true },
   );
+  sessions.push(session);
   for (const type of ["state", "phase", "caption", "user", "user_turn", "queue", "warning", "marker"]) {
     session.addEventListener(type, ({ detail }) => world.seen.push([type, detail]));
   }

@@ -70,6 +70,15 @@ export class DuplexSession extends LiveSession {
     return true;
   }
 
+  /** What was not heard by now never will be: close the captions. */
+  onRelease() {
+    for (const { turn, captions, isClosed } of this.#turns) {
+      const isInterrupted = !(isClosed && captions.isComplete);
+      this.emit("caption", { turn, text: captions.cut(this.#position), isFinal: true, isInterrupted });
+    }
+    this.#turns = [];
+  }
+
   /** Silence the model now, and let it listen. */
   interrupt() {
     if (this.state !== "live") return;
@@ -164,10 +173,7 @@ export class DuplexSession extends LiveSession {
   #cut(kind) {
     if (this.#captions || this.#turns.length || this.parts.player.isPlaying) this.emit("marker", { kind });
     this.parts.player.cut();
-    for (const { turn, captions } of this.#turns) {
-      this.emit("caption", { turn, text: captions.cut(this.#position), isFinal: true, isInterrupted: true });
-    }
-    this.#turns = [];
+    this.onRelease();
     this.#captions = null;
     this.#setPhase("listening");
   }

@@ -95,6 +95,9 @@ export class LiveSession extends EventTarget {
     return false;
   }
 
+  /** The session is about to be over: last chance to say what was left open. */
+  onRelease() {}
+
   get isLive() {
     return this.state === "live" || this.state === "paused";
   }
@@ -276,6 +279,7 @@ export class LiveSession extends EventTarget {
   }
 
   #release() {
+    this.onRelease();
     Object.values(this.#timers).forEach(clearTimeout);
     this.#cleanups.splice(0).forEach((cleanup) => cleanup());
     this.#socket?.close();

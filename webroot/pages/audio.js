@@ -1,6 +1,5 @@
 /** Audio full duplex: a conversation in which both may speak at any time. */
 
-import { DuplexSession } from "../lib/duplex.js";
 import { slider, textArea, toggle } from "../ui/controls.js";
 import { settings } from "../ui/shell.js";
 import { startLivePage } from "./live.js";
@@ -10,7 +9,7 @@ const delayText = (value) => (value < 0 ? ["settings.server_default", {}] : ["se
 
 void startLivePage({
   name: "audio",
-  Session: DuplexSession,
+  loadSession: async () => (await import("../lib/duplex.js")).DuplexSession,
   canPause: true,
   options: () => {
     const { systemPrompt, chunkMs, clientBargeIn } = settings.value;

@@ -1,13 +1,12 @@
 /** Half duplex, hands-free: speak, pause, listen to the answer. */
 
-import { HalfDuplexSession } from "../lib/halfduplex.js";
 import { slider, textArea, toggle } from "../ui/controls.js";
 import { settings } from "../ui/shell.js";
 import { startLivePage } from "./live.js";
 
 void startLivePage({
   name: "half",
-  Session: HalfDuplexSession,
+  loadSession: async () => (await import("../lib/halfduplex.js")).HalfDuplexSession,
   canPause: false,
   options: () => {
     const { systemPrompt, vadThreshold, vadSilenceMs, chatMaxTokens } = settings.value;

@@ -9,12 +9,13 @@ import { setText } from "../ui/text.js";
 /** Rows of the comparison: text key, then one key for each mode in the order of PAGES. */
 const COMPARISON = ["turns", "interrupt", "input", "output", "best"];
 
-/** A made-up conversation for the shape in the hero: who is heard, for how long, s. @type {[import("../ui/orb.js").Mood, number][]} */
-const SCENE = [["listening", 3.2], ["speaking", 4.2], ["listening", 1.8], ["speaking", 2.6]];
+/** A made-up conversation for the two shapes in the hero: who is heard, for how long, s. @type {["you"|"ai", number][]} */
+const SCENE = [["you", 3.2], ["ai", 4.2], ["you", 1.8], ["ai", 2.6]];
 
 function hero() {
-  const orb = new Orb("orb hero-orb");
-  playScene(orb);
+  const you = new Orb("hero-orb hero-you");
+  const ai = new Orb("hero-orb hero-ai");
+  playScene(you, ai);
   return h("section", { class: "hero" },
     h("div", { class: "hero-words" },
       h("p", { class: "eyebrow", t: "home.eyebrow" }),
@@ -25,19 +26,21 @@ function hero() {
         h("a", { class: "button large", icon: "chat", t: "home.write", attrs: { href: "/turnbased" } })),
       h("p", { class: "hero-note", icon: "info", t: "home.headphones" }),
     ),
-    h("div", { class: "hero-art", attrs: { "aria-hidden": "true" } }, orb.element),
+    h("div", { class: "hero-art", attrs: { "aria-hidden": "true" } }, you.element, ai.element),
   );
 }
 
-/** @param {Orb} orb */
-function playScene(orb) {
+/** @param {Orb} you @param {Orb} ai */
+function playScene(you, ai) {
   const totalS = SCENE.reduce((sum, [, seconds]) => sum + seconds, 0);
   setInterval(() => {
     let at = (performance.now() / 1000) % totalS;
-    const [mood] = SCENE.find(([, seconds]) => (at -= seconds) < 0) ?? SCENE[0];
-    orb.setMood(mood);
+    const [who] = SCENE.find(([, seconds]) => (at -= seconds) < 0) ?? SCENE[0];
     const speech = Math.max(0, Math.sin(performance.now() / 130) * Math.sin(performance.now() / 610));
-    orb.setLevel(speech * (mood === "speaking" ? 0.5 : 0.15));
+    you.setMood("listening");
+    you.setLevel(who === "you" ? 0.4 * speech : 0);
+    ai.setMood(who === "ai" ? "speaking" : "waiting");
+    ai.setLevel(who === "ai" ? 0.5 * speech : 0);
   }, 60);
 }
 

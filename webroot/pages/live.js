@@ -30,7 +30,7 @@ const ANNOUNCE_AT = 0.8;
 /**
  * @typedef {object} LiveMode what differs between the two live pages
  * @property {string} name of the texts: `audio` or `half`
- * @property {new (parts: any) => AnySession} Session
+ * @property {() => Promise<new (parts: any) => AnySession>} loadSession the class; loaded when first needed
  * @property {boolean} canPause
  * @property {() => object} options of a session, from the settings
  * @property {() => HTMLElement[]} controls of the settings tab, below the devices
@@ -50,7 +50,7 @@ class LivePage {
   orb = new Orb();
   waveform = new Waveform();
   #mode; #defaults = { playback_delay_ms: 200 };
-  #transcript = new Transcript("transcript.empty");
+  #transcript = new Transcript(["transcript.example1", "transcript.example2", "transcript.example3"]);
   #queue = new QueueCard(() => this.session?.cancel());
   #numbers = numberList(["reply", "reply_p50", "unit", "unit_p95", "server", "ahead", "delay", "gaps", "drift", "chunks", "skipped", "kv", "unknown"]);
   #mic = devicePicker("micId", "audioinput");
@@ -109,7 +109,8 @@ class LivePage {
   async start() {
     if (this.session && !this.session.isOver) return;
     if (!(await this.#explainMicrophone())) return;
-    const session = new this.#mode.Session({
+    const Session = await this.#mode.loadSession();
+    const session = new Session({
       makeSocket: (/** @type {string} */ url, /** @type {any} */ handlers) => new JsonSocket(url, handlers),
       capture: this.capture, player: this.player, now: () => performance.timeOrigin + performance.now(), isServerUp,
     });

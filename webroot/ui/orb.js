@@ -4,10 +4,10 @@ const FRAME_MS = 1000 / 30;
 const POINTS = 72;
 /** How far the outline swings, how full the body is, and which colour leads, by mood. */
 const MOODS = {
-  idle: { swing: 0.035, fill: 0.1, speed: 0.35, color: "--you-bright" },
+  idle: { swing: 0.04, fill: 0.1, speed: 0.35, color: "--you-bright" },
   waiting: { swing: 0.05, fill: 0.12, speed: 0.9, color: "--ai-bright" },
   listening: { swing: 0.045, fill: 0.14, speed: 0.6, color: "--you-bright" },
-  speaking: { swing: 0.1, fill: 0.5, speed: 1.2, color: "--ai-bright" },
+  speaking: { swing: 0.075, fill: 0.55, speed: 1.2, color: "--ai-bright" },
   paused: { swing: 0.01, fill: 0.06, speed: 0.15, color: "--line-strong" },
   failed: { swing: 0.01, fill: 0.08, speed: 0.1, color: "--bad-fill" },
 };
@@ -73,14 +73,15 @@ export class Orb {
     const { width, height } = this.#fit();
     const context = this.#context;
     context.clearRect(0, 0, width, height);
-    const radius = Math.min(width, height) * 0.31 * (1 + 0.18 * this.#level);
-    this.#halo(width / 2, height / 2, radius);
+    // Of the half width: halo, layers, swing and level together stay inside the canvas.
+    const radius = Math.min(width, height) * 0.29 * (1 + 0.14 * this.#level);
+    this.#halo(width / 2, height / 2, radius, Math.min(width, height) / 2);
     for (let layer = 2; layer >= 0; layer -= 1) this.#layer(width / 2, height / 2, radius, layer);
   }
 
-  /** @param {number} x @param {number} y @param {number} radius */
-  #halo(x, y, radius) {
-    const glow = this.#context.createRadialGradient(x, y, radius * 0.5, x, y, radius * 1.6);
+  /** @param {number} x @param {number} y @param {number} radius @param {number} reach */
+  #halo(x, y, radius, reach) {
+    const glow = this.#context.createRadialGradient(x, y, radius * 0.5, x, y, reach);
     glow.addColorStop(0, this.#rgba(0.1 + 0.22 * this.#level));
     glow.addColorStop(1, this.#rgba(0));
     this.#context.fillStyle = glow;
@@ -90,7 +91,7 @@ export class Orb {
   /** @param {number} x @param {number} y @param {number} radius @param {number} layer */
   #layer(x, y, radius, layer) {
     const context = this.#context;
-    const size = radius * (1 + layer * (0.07 + 0.1 * this.#level));
+    const size = radius * (1 + layer * (0.06 + 0.05 * this.#level));
     this.#outline(x, y, size, layer);
     const body = context.createRadialGradient(x - size * 0.3, y - size * 0.4, size * 0.1, x, y, size * 1.1);
     body.addColorStop(0, this.#rgba(this.#look.fill * (layer ? 0.35 : 0.55)));
@@ -105,7 +106,7 @@ export class Orb {
   /** A closed smooth curve through swinging points. @param {number} x @param {number} y @param {number} size @param {number} layer */
   #outline(x, y, size, layer) {
     const context = this.#context;
-    const swing = this.#isStill ? 0 : this.#look.swing * (0.6 + 1.6 * this.#level) * (1 + 0.5 * layer);
+    const swing = this.#isStill ? 0 : this.#look.swing * (0.6 + this.#level) * (1 + 0.3 * layer);
     context.beginPath();
     for (let i = 0; i <= POINTS; i += 1) {
       const angle = (i / POINTS) * 2 * Math.PI;

@@ -90,10 +90,8 @@ function statusWords(status) {
 }
 
 function languageSwitch() {
-  const button = h("button", { class: "icon-button", icon: "globe", label: "nav.language" });
-  const code = h("span", { class: "lang-code" });
-  button.append(code);
-  const show = () => (code.textContent = currentLang() === "zh" ? "EN" : "中");
+  const button = h("button", { class: "icon-button lang-switch", label: "nav.language" });
+  const show = () => (button.textContent = currentLang() === "zh" ? "EN" : "中");
   button.addEventListener("click", () => settings.set({ lang: currentLang() === "zh" ? "en" : "zh" }));
   new MutationObserver(show).observe(document.documentElement, { attributeFilter: ["lang"] });
   show();

@@ -25,9 +25,12 @@ export class Transcript {
   #list;
   #empty;
 
-  /** @param {string} emptyKey what to say while nothing was said */
-  constructor(emptyKey) {
-    this.#empty = h("p", { class: "transcript-empty", t: emptyKey });
+  /** @param {string[]} examples text keys of what one could say */
+  constructor(examples) {
+    this.#empty = h("div", { class: "transcript-empty" },
+      h("div", { class: "card-icon", icon: "wave" }),
+      h("p", { t: "transcript.empty" }),
+      h("ul", {}, ...examples.map((key) => h("li", { t: key }))));
     this.#list = h("div", { class: "transcript", label: "transcript.title", attrs: { role: "log", "aria-live": "polite", tabindex: "0" } }, this.#empty);
   }
 

@@ -1,0 +1,294 @@
+"""The pages in a real Chromium against the scripted server, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page
+
+from tests.browser.browser import CHROMIUM, chromium, collect_errors, until
+from tests.browser.fake_server import Script, serve
+from tests.browser.flow import converse, start_talking, texts
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs Chromium at {CHROMIUM}"),
+    # Playwright leaves closing of its own pipes to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_browser() -> AsyncIterator[Browser]:
+    async with chromium() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(one_browser: Browser) -> AsyncIterator[Browser]:
+    """The browser with no page in it, before and after."""
+    yield one_browser
+    for context in one_browser.contexts:
+        await context.close()
+
+
+async def test_a_conversation_is_played_and_read() -> None:
+    script = Script(answer=("Blue light ", "scatters more."))
+    async with serve(script) as url:
+        seen = await converse(url, None)
+
+    assert seen.max_rms > 0.05
+    assert seen.answer.startswith("Blue light scatters more.")
+    assert "why is the sky blue" in seen.heard_user
+    assert seen.metrics["sent"] == seen.metrics["results"] + seen.metrics["outstanding"]
+    assert seen.console_errors == []
+    assert script.sent_types[0] == "prepare" and script.sent_types[-1] == "stop"
+
+
+async def test_interrupt_silences_what_was_still_to_be_played(browser: Browser) -> None:
+    """The fade itself is checked to the sample in tests/js/ring.test.js."""
+    script = Script(listen_chunks=2, piece_s=20.0, answer=("A very long answer.",))
+    async with serve(script) as url:
+        page = await browser.new_page()
+        await start_talking(page, url)
+        await until(page, "omni.metrics().player.rms > 0.05")
+        ahead_ms = await page.evaluate("omni.metrics().player.aheadMs")
+        await page.click(".bar-interrupt")
+        await until(page, "omni.metrics().player.state === 'idle'")
+        await until(page, "document.querySelector('.stage').dataset.phase === 'listening'")
+        player = await page.evaluate("omni.metrics().player")
+        note = await page.locator(".bubble-ai .bubble-note").first.inner_text()
+
+    assert ahead_ms > 5000
+    assert player["aheadMs"] == 0
+    assert note == "interrupted"
+
+
+async def test_space_held_forces_listening_on_the_wire(browser: Browser) -> None:
+    script = Script(listen_chunks=2)
+    async with serve(script) as url:
+        page = await browser.new_page()
+        await start_talking(page, url)
+        await page.keyboard.down("Space")
+        await until(page, "omni.metrics().results > 6")
+        await page.keyboard.up("Space")
+
+    assert script.forced >= 2
+
+
+async def test_a_barge_in_heard_by_the_server_cuts_the_answer(browser: Browser) -> None:
+    script = Script(listen_chunks=1, chunk_ms=1000, piece_s=5.0, interrupt_at=1)
+    async with serve(script) as url:
+        page = await browser.new_page()
+        await start_talking(page, url)
+        await page.wait_for_selector(".bubble-ai .bubble-note:not(:empty)")
+        played_ms = await page.evaluate("omni.metrics().player.playedMs")
+        answer = await texts(page, "ai")
+
+    assert "more than red" not in answer
+    assert played_ms > 0
+
+
+async def test_the_queue_shows_its_countdown_and_then_lets_in(browser: Browser) -> None:
+    script = Script(queue=((2, 30.0), (1, 12.0)), queue_step_s=0.7)
+    async with serve(script) as url:
+        page = await browser.new_page()
+        await page.goto(f"{url}/audio_duplex?lang=en")
+        await page.click("#start")
+        await page.click("dialog .button.primary")
+        await page.wait_for_selector("text=Place 2 of 3")
+        first = int(await page.locator(".queue-time").inner_text())
+        await page.wait_for_selector("text=You are next")
+        await page.wait_for_selector("body[data-state=live]")
+
+    assert 25 <= first <= 30
+
+
+async def test_cancel_in_the_queue_leaves_at_once(browser: Browser) -> None:
+    script = Script(queue=((1, 30.0),) * 40)
+    async with serve(script) as url:
+        page = await browser.new_page()
+        await page.goto(f"{url}/audio_duplex?lang=en")
+        await page.click("#start")
+        await page.click("dialog .button.primary")
+        await page.click(".queue-card >> text=Cancel")
+        await page.wait_for_selector("body[data-state=ended]")
+        is_start_back = await page.locator("#start").is_visible()
+
+    assert is_start_back
+    assert "prepare" not in script.sent_types
+
+
+@pytest.mark.parametrize(
+    ("script", "title"),
+    [
+        (Script(refuse="No worker available"), "Nobody there to answer"),
+        (Script(refuse="Queue full (9 requests)"), "The server is full"),
+        (Script(drop_at_chunk=3), "The connection was lost"),
+    ],
+    ids=["no worker", "queue full", "socket lost in mid-call"],
+)
+async def test_a_failure_is_named_and_can_be_retried(
+    browser: Browser, script: Script, title: str
+) -> None:
+    async with serve(script) as url:
+        page = await browser.new_page()
+        await page.goto(f"{url}/audio_duplex?lang=en")
+        await page.click("#start")
+        await page.click("dialog .button.primary")
+        await page.wait_for_selector(".error-card")
+        shown = await page.locator(".error-card h2").inner_text()
+        script.refuse, script.drop_at_chunk = "", None
+        await page.click(".error-card .button.primary")
+        await page.wait_for_selector("body[data-state=live]")
+
+    assert shown == title
+
+
+async def test_pause_stops_the_sound_both_ways_and_resume_gives_it_back(browser: Browser) -> None:
+    script = Script()
+    async with serve(script) as url:
+        page = await browser.new_page()
+        await start_talking(page, url)
+        await until(page, "omni.metrics().sent > 2")
+        await page.keyboard.press("p")
+        await page.wait_for_selector("body[data-state=paused]")
+        sent = await page.evaluate("omni.metrics().sent")
+        await page.wait_for_selector("text=The session ends in")
+        paused = await page.evaluate("omni.metrics().sent")
+        await page.keyboard.press("p")
+        await until(page, f"omni.metrics().sent > {sent + 2}")
+
+    assert paused == sent
+
+
+async def test_hands_free_answers_and_listens_again(browser: Browser) -> None:
+    script = Script(answer=("Yes.",), piece_s=0.4)
+    async with serve(script) as url:
+        page = await browser.new_page()
+        errors = collect_errors(page)
+        await start_talking(page, url, "/half_duplex")
+        await page.wait_for_selector(".stage[data-phase=speaking]")
+        await page.wait_for_selector(".stage[data-phase=listening]")
+        answer = await texts(page, "ai")
+
+    assert answer == "Yes."
+    assert errors == []
+
+
+async def ask(page: Page, url: str, text: str) -> None:
+    await page.goto(f"{url}/turnbased?lang=en")
+    await page.fill("#message", text)
+    await page.press("#message", "Enter")
+
+
+async def test_chat_streams_markdown_without_markup_of_its_own(browser: Browser) -> None:
+    script = Script(chat_reply="**Bold** <img src=x onerror=alert(1)> `code`")
+    async with serve(script) as url:
+        page = await browser.new_page()
+        errors = collect_errors(page)
+        await ask(page, url, "Hi")
+        await page.wait_for_selector("text=tokens")
+        body = page.locator(".message-assistant .message-body")
+        bold, images = await body.locator("strong").inner_text(), await body.locator("img").count()
+        text = await body.inner_text()
+
+    assert (bold, images) == ("Bold", 0)
+    assert "<img src=x onerror=alert(1)>" in text
+    assert errors == []
+
+
+async def test_stop_in_the_chat_closes_the_socket_and_keeps_the_words(browser: Browser) -> None:
+    script = Script(chat_reply="word " * 400, chat_delay_s=0.02)
+    async with serve(script) as url:
+        page = await browser.new_page()
+        await ask(page, url, "Go on")
+        await page.wait_for_selector("text=word word")
+        await page.click("#send")
+        await page.wait_for_selector("text=Stopped")
+        await until(page, "!omni.metrics().isAnswering")
+        async with asyncio.timeout(10):
+            while not script.chat_closed_early:
+                await asyncio.sleep(0.01)
+
+    assert script.chat_closed_early == 1
+
+
+async def test_chat_answers_are_heard_when_voice_is_on(browser: Browser) -> None:
+    async with serve(Script()) as url:
+        page = await browser.new_page()
+        await page.goto(f"{url}/turnbased?lang=en")
+        await page.click(".composer-tool[aria-pressed]")
+        await page.fill("#message", "Hi")
+        await page.press("#message", "Enter")
+        max_rms = await until(page, "omni.metrics().player.maxRms")
+
+    assert max_rms > 0.05
+
+
+async def test_editing_a_question_drops_what_followed(browser: Browser) -> None:
+    async with serve(Script()) as url:
+        page = await browser.new_page()
+        await ask(page, url, "First")
+        await page.wait_for_selector("text=tokens")
+        await page.click(".message-user [aria-label='Edit and send again']")
+        await page.fill(".message-edit", "Second")
+        await page.press(".message-edit", "Enter")
+        await until(page, "!omni.metrics().isAnswering")
+        messages = await page.locator(".message").count()
+        question = await page.locator(".message-user .message-body").inner_text()
+
+    assert (messages, question) == (2, "Second")
+
+
+@pytest.mark.parametrize("path", ["/", "/audio_duplex", "/half_duplex", "/turnbased"])
+async def test_a_page_fits_a_phone_and_speaks_both_languages(browser: Browser, path: str) -> None:
+    async with serve(Script()) as url:
+        page = await browser.new_page(viewport={"width": 360, "height": 740})
+        errors = collect_errors(page)
+        await page.goto(f"{url}{path}?lang=zh")
+        await page.wait_for_selector("h1")
+        lang = await page.evaluate("document.documentElement.lang")
+        overflow = await page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        unnamed = await page.evaluate(
+            """[...document.querySelectorAll("button, a")].filter((element) =>
+                !(element.ariaLabel || element.textContent.trim())).length"""
+        )
+        keys_left = await page.evaluate(
+            """[...document.querySelectorAll("[data-i18n]")].filter((element) =>
+                element.textContent === element.dataset.i18n).length"""
+        )
+        await page.click(".lang-switch")
+        await until(page, "document.documentElement.lang === 'en'")
+
+    assert (lang, overflow, unnamed, keys_left) == ("zh-CN", 0, 0, 0)
+    assert errors == []
+
+
+async def test_the_page_asks_no_other_server(browser: Browser) -> None:
+    async with serve(Script()) as url:
+        page = await browser.new_page()
+        requested: list[str] = []
+        page.on("request", lambda request: requested.append(request.url))
+        await start_talking(page, url)
+
+    assert all(address.startswith(url) for address in requested)
+
+
+async def test_the_theme_button_turns_the_page_dark_and_it_stays(browser: Browser) -> None:
+    async with serve(Script()) as url:
+        page = await browser.new_page(color_scheme="light")
+        await page.goto(f"{url}/?lang=en")
+        theme = page.locator(".nav-tools .icon-button").last
+        await theme.click()
+        await theme.click()
+        await page.reload()
+        background = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    assert background == "rgb(18, 17, 16)"

@@ -1,0 +1,166 @@
+"""The pages' files: their own tests, their budgets, and what they must never contain."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+WEBROOT = ROOT / "webroot"
+PAGES = ["home", "audio", "half", "chat"]
+MAX_PAGE_LINES = 400
+MAX_LIB_LINES = 300
+MAX_FIRST_LOAD_BYTES = 120 * 1000
+NODE_TIMEOUT_S = 120
+
+IMPORT = re.compile(r'(?:from|import)\s*"(\.{1,2}/[^"]+\.js)"')
+STATIC = re.compile(r'(?:src|href)="/static/([^"]+)"')
+#: A text key: at least one dot, lower case at the start.
+KEY = re.compile(
+    r'"((?:action|audio|bar|chat|compare|error|half|home|inspector|keys|metrics|nav|permission'
+    r'|queue|settings|stage|state|status|summary|theme|toast|transcript|warning)'
+    r'\.[A-Za-z_0-9.]+)"'
+)
+
+
+def scripts() -> list[Path]:
+    return sorted(WEBROOT.rglob("*.js"))
+
+
+def texts(lang: str) -> dict[str, str]:
+    content: dict[str, str] = json.loads((WEBROOT / "i18n" / f"{lang}.json").read_text("utf-8"))
+    return content
+
+
+def first_load(page: str) -> set[Path]:
+    """Every script that *page* loads to show itself: those it names, and what they import.
+
+    Left out is what a session loads when it starts: its class and the audio worklets.
+    """
+    html = (WEBROOT / "pages" / f"{page}.html").read_text("utf-8")
+    waiting = [WEBROOT / name for name in STATIC.findall(html) if name.endswith(".js")]
+    found: set[Path] = set()
+    while waiting:
+        script = waiting.pop().resolve()
+        if script not in found:
+            found.add(script)
+            names = IMPORT.findall(script.read_text("utf-8"))
+            waiting += [script.parent / name for name in names]
+    return found
+
+
+def test_the_client_library_passes_its_own_tests() -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("Node.js is not installed: it runs the library's tests")
+
+    run = subprocess.run(
+        [node, "--test", *sorted(str(path) for path in (ROOT / "tests/js").glob("*.test.js"))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=NODE_TIMEOUT_S,
+    )
+
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_loads_little(page: str) -> None:
+    sizes = {path.name: path.stat().st_size for path in first_load(page)}
+
+    assert sum(sizes.values()) <= MAX_FIRST_LOAD_BYTES, sizes
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_a_page_names_exists(page: str) -> None:
+    html = (WEBROOT / "pages" / f"{page}.html").read_text("utf-8")
+    named = STATIC.findall(html)
+
+    assert named
+    assert [name for name in named if not (WEBROOT / name).is_file()] == []
+
+
+def test_modules_stay_short() -> None:
+    limits = {"lib": MAX_LIB_LINES, "pages": MAX_PAGE_LINES, "ui": MAX_LIB_LINES}
+    too_long = {
+        str(path.relative_to(WEBROOT))
+        for path in scripts()
+        if len(path.read_text("utf-8").splitlines()) > limits[path.relative_to(WEBROOT).parts[0]]
+    }
+
+    assert too_long == set()
+
+
+def test_the_library_knows_no_document() -> None:
+    touching = {
+        path.name
+        for path in (WEBROOT / "lib").rglob("*.js")
+        if re.search(r"\bdocument\.|\bwindow\.|from \"\.\./(?:\.\./)?ui/", path.read_text("utf-8"))
+    }
+
+    assert touching == set()
+
+
+def test_no_text_becomes_markup_or_code() -> None:
+    forbidden = re.compile(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser"
+    )
+    found = {path.name for path in scripts() if forbidden.search(path.read_text("utf-8"))}
+
+    assert found == set()
+
+
+def test_nothing_is_loaded_from_elsewhere() -> None:
+    allowed = "http://www.w3.org/2000/svg"
+    files = [path for path in WEBROOT.rglob("*") if path.suffix in {".js", ".css", ".html", ".svg"}]
+    found = {
+        path.name: urls
+        for path in files
+        if (urls := set(re.findall(r"(?:https?:)?//[\w-]+\.[\w./-]+", _code(path))) - {allowed})
+    }
+
+    assert found == {}
+
+
+def _code(path: Path) -> str:
+    """The file without its line comments, whose `//` would look like an address."""
+    return re.sub(r"(?m)(?<![:\"])//\s.*$", "", path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_obey_their_own_policy(page: str) -> None:
+    html = (WEBROOT / "pages" / f"{page}.html").read_text("utf-8")
+
+    assert re.findall(r"\sstyle=|\son\w+=|<style", html) == []
+    assert re.findall(r"<script(?![^>]*\ssrc=)", html) == []
+
+
+def test_both_languages_have_every_key_with_the_same_parameters() -> None:
+    english, chinese = texts("en"), texts("zh")
+
+    def parameters(content: dict[str, str]) -> dict[str, list[str]]:
+        return {key: sorted(re.findall(r"\{\w+\}", text)) for key, text in content.items()}
+
+    assert parameters(english) == parameters(chinese)
+
+
+def test_every_key_that_the_pages_name_has_a_text() -> None:
+    named = {key for path in scripts() for key in KEY.findall(path.read_text("utf-8"))}
+
+    assert len(named) > 100
+    assert named - texts("en").keys() == set()
+
+
+def test_every_error_code_has_a_title_and_a_way_out() -> None:
+    source = (WEBROOT / "lib" / "errors.js").read_text("utf-8")
+    typedef = source[source.index("@typedef") : source.index("ErrorCode */")]
+    codes = set(re.findall(r'"(\w+)"', typedef)) - {"pause_timeout", "session_timeout"}
+    english = texts("en")
+
+    assert len(codes) > 15
+    assert [code for code in codes if not english.get(f"error.{code}.title")] == []
+    assert [code for code in codes if not english.get(f"error.{code}.hint")] == []
