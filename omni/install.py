@@ -44,6 +44,7 @@ class SetupError(Exception):
 
 def main(argv: Sequence[str]) -> None:
     """Set up what the command in *argv* needs, and run it."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         wanted = _extras_for(argv)
         _set_up(wanted)
@@ -53,8 +54,13 @@ def main(argv: Sequence[str]) -> None:
     except SetupError as exc:
         raise SystemExit(f"\nomni: {exc}") from exc
     except KeyboardInterrupt:
-        raise SystemExit(f"\nomni: set-up was stopped. {_HINT[5:]}") from None
+        text = "set-up was stopped. Run the same command again: it goes on from here."
+        raise SystemExit(f"\nomni: {text}") from None
     os.execv(PYTHON, [str(PYTHON), "-m", "omni.cli", *argv])
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _extras_for(argv: Sequence[str]) -> list[str]:
@@ -195,10 +201,18 @@ def _pip(command: str, *arguments: str) -> None:
                 print(line, end="", file=sys.stderr, flush=True)
                 errors = [*errors[-200:], line]
         except KeyboardInterrupt:
-            pip.send_signal(signal.SIGINT)
+            _end(pip)
             raise
     if pip.returncode:
         raise SetupError(_reason("".join(errors)) + f" {_HINT}")
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _reason(errors: str) -> str:
