@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from omni.errors import CapacityError, ContextExhausted
-from omni.minicpmo.model.attention import AttentionGroup, AttentionPlan
+from omni.minicpmo.model.attention import AttentionGroup, AttentionPlan, kernel_fits
 from omni.minicpmo.model.layers import rotate_keys
 
 WASTE_PAGE = 0  # idle rows and padding write here; it belongs to no slot
@@ -97,7 +97,8 @@ class PagedKVCache:
     """Keys and values of all slots of one model.
 
     pool: (layers, 2, pages, page_size, KV heads, D). `is_causal` False lets the tokens of one row
-    and step see one another (the audio encoder).
+    and step see one another (the audio encoder). `uses_kernel` False keeps to plain torch
+    operations.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class PagedKVCache:
         dtype: torch.dtype,
         device: torch.device,
         is_causal: bool = True,
+        uses_kernel: bool = True,
     ) -> None:
         self.table = PageTable(num_slots, num_pages, page_size, max_tokens)
         shape = (num_layers, 2, num_pages, page_size, num_kv_heads, head_dim)
@@ -120,6 +122,7 @@ class PagedKVCache:
         self.pool = torch.zeros(shape, dtype=dtype, device=device)
         self._is_causal = is_causal
         self._windows: list[int | None] = [None] * num_slots
+        self._uses_kernel = uses_kernel and kernel_fits(self.pool)
 
     @property
     def bytes_per_token(self) -> int:
@@ -155,7 +158,8 @@ class PagedKVCache:
             start = self.length(row.slot) if row.start is None else row.start
             spans.append((row.slot, start, start + row.num_tokens))
         self.table.grow([(slot, stop) for slot, _, stop in spans])
-        return _prefill_plan(self.table, spans, self._is_causal, self._windows, self.pool.device)
+        plan = _prefill_plan(self.table, spans, self._is_causal, self._windows, self.pool.device)
+        return evolve(plan, uses_kernel=self._uses_kernel)
 
     def decode_plan(
         self, slots: Sequence[int], exec_mask: Sequence[bool], num_pages: int | None = None
@@ -171,7 +175,8 @@ class PagedKVCache:
         longest = max((len(self.table.pages[slot]) for slot in active), default=1)
         bucket = bucket_pages(longest) if num_pages is None else num_pages
         assert longest <= bucket, (longest, bucket)
-        return _decode_plan(self.table, slots, exec_mask, bucket, self._windows, self.pool.device)
+        plan = _decode_plan(self.table, slots, exec_mask, bucket, self._windows, self.pool.device)
+        return evolve(plan, uses_kernel=self._uses_kernel)
 
     def splice(
         self, slot: int, start: int, removed: int, inserted: int, frequencies: Tensor
@@ -263,6 +268,7 @@ def _decode_plan(
         output_index=None,
         last_token=sent[2],
         groups=(group,),
+        uses_kernel=False,
     )
 
 
@@ -313,6 +319,7 @@ def _prefill_plan(
         output_index=sent[-1],
         last_token=sent[2],
         groups=tuple(groups),
+        uses_kernel=False,
     )
 
 

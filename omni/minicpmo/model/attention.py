@@ -1,4 +1,4 @@
-"""Attention of packed tokens over a paged KV cache, in plain torch operations.
+"""Attention of packed tokens over a paged KV cache.
 
 Tokens of all rows lie packed in one dimension N, so every matrix product is free of padding. Only
 the
@@ -13,6 +13,16 @@ import torch
 import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor
+
+try:
+    # Triton comes with torch for CUDA and is not there otherwise.
+    from omni.minicpmo.model import paged_kernel
+except ModuleNotFoundError as exc:
+    if exc.name != "triton":
+        raise
+    HAS_KERNEL = False
+else:
+    HAS_KERNEL = True
 
 
 @frozen(kw_only=True, eq=False)
@@ -38,7 +48,8 @@ class AttentionPlan:
     positions: (N,) rotary or learned position. write_index: (N,) page * page_size + offset.
     output_index: (N,) place of each token in the groups' outputs laid end to end, or None when they
     are in order already. last_token: (rows,) the packed place of each row's last token.
-    buffer: the one tensor that all the others are views of.
+    buffer: the one tensor that all the others are views of. uses_kernel: walk the pages with the
+    Triton kernel; else gather them with plain torch operations, which any device can.
     """
 
     buffer: Tensor
@@ -47,6 +58,7 @@ class AttentionPlan:
     output_index: Tensor | None
     last_token: Tensor
     groups: tuple[AttentionGroup, ...]
+    uses_kernel: bool
 
     def copy_(self, other: "AttentionPlan") -> None:
         """Take the values of *other* into this plan's own memory (for a captured graph).
@@ -68,9 +80,13 @@ def additive_masks(
 ) -> tuple[Tensor | None, ...]:
     """Return each group's mask, the same for all layers: (R, 1, T * queries_per_kv, S) or None.
 
-    Every query sees at least cache index first_visible, so no row is wholly masked.
+    None where the attention needs none. Every query sees at least cache index first_visible, so no
+    row is wholly masked.
     """
-    return tuple(_group_mask(group, page_size, queries_per_kv, dtype) for group in plan.groups)
+    return tuple(
+        None if plan.uses_kernel else _group_mask(group, page_size, queries_per_kv, dtype)
+        for group in plan.groups
+    )
 
 
 def _group_mask(
@@ -102,18 +118,18 @@ def attend(
     plan: AttentionPlan,
     masks: tuple[Tensor | None, ...],
 ) -> Tensor:
-    """Write the new keys and values, then attend. Mutates *pool*.
+    """Attend; the new keys and values must be in *pool* already (`write_kv`, or the fused kernel).
 
     query: (N, heads, D). key, value: (N, KV heads, D). pool: (2, pages, page_size, KV heads, D).
     Returns (N, heads * D).
     """
-    write_kv(pool, key, value, plan)
     outputs = []
     for group, mask in zip(plan.groups, masks, strict=True):
-        if group.pages is None or mask is None:
+        if group.pages is None:
             outputs.append(_attend_fresh(query, key, value, group))
         else:
-            outputs.append(_attend_paged(query, pool, group, group.pages, mask))
+            tokens = None if plan.output_index is None else group.token_index
+            outputs.append(_attend_paged(query, tokens, pool, group, mask))
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return joined if plan.output_index is None else joined.index_select(0, plan.output_index)
 
@@ -130,20 +146,38 @@ def _attend_fresh(query: Tensor, key: Tensor, value: Tensor, group: AttentionGro
 
 
 def _attend_paged(
-    query: Tensor, pool: Tensor, group: AttentionGroup, pages: Tensor, mask: Tensor
+    query: Tensor,
+    token_index: Tensor | None,
+    pool: Tensor,
+    group: AttentionGroup,
+    mask: Tensor | None,
 ) -> Tensor:
+    """token_index: None when the tokens are in order. mask: None for the kernel."""
+    assert group.pages is not None
     rows, length = group.token_index.shape
-    _, _, page_size, num_kv_heads, head_dim = pool.shape
-    gathered = pool.index_select(1, pages.flatten())
-    k, v = gathered.view(2, rows, pages.shape[1] * page_size, num_kv_heads, head_dim).transpose(
-        2, 3
-    )
-    q = query.index_select(0, group.token_index.flatten())
+    num_kv_heads, head_dim = pool.shape[3:]
+    q = query if token_index is None else query.index_select(0, token_index.flatten())
     q = q.view(rows, length, num_kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
-    folded = q.reshape(rows, num_kv_heads, -1, head_dim)
-    out = F.scaled_dot_product_attention(folded, k.to(q.dtype), v.to(q.dtype), attn_mask=mask)
+    folded = q.flatten(2, 3)
+    if mask is None:
+        visible = (group.first_visible, group.last_visible)
+        out = paged_kernel.attend_pages(folded, pool, group.pages, *visible)
+    else:
+        out = _gather_and_attend(folded, pool, group.pages, mask)
     unfolded = out.view(rows, num_kv_heads, -1, length, head_dim).permute(0, 3, 1, 2, 4)
     return unfolded.reshape(rows * length, -1)
+
+
+def _gather_and_attend(folded: Tensor, pool: Tensor, pages: Tensor, mask: Tensor) -> Tensor:
+    _, _, page_size, num_kv_heads, head_dim = pool.shape
+    shape = (2, pages.shape[0], pages.shape[1] * page_size, num_kv_heads, head_dim)
+    k, v = pool.index_select(1, pages.flatten()).view(shape).transpose(2, 3).to(folded.dtype)
+    return F.scaled_dot_product_attention(folded, k, v, attn_mask=mask)
+
+
+def kernel_fits(pool: Tensor) -> bool:
+    """Say whether the Triton kernel is there and can walk this pool."""
+    return HAS_KERNEL and paged_kernel.fits(pool)
 
 
 def forbid_cudnn_attention() -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni.minicpmo.model.attention import AttentionPlan, additive_masks, attend
+from omni.minicpmo.model.attention import AttentionPlan, additive_masks, attend, write_kv
 from omni.minicpmo.model.config import AudioConfig
 from omni.minicpmo.model.layers import Projector
 
@@ -127,7 +127,9 @@ class AudioEncoder(nn.Module):
         x = x + self.embed_positions(plan.positions)
         masks = additive_masks(plan, pool.shape[3], 1, x.dtype)
         for layer, layer_pool in zip(self._layers(), pool, strict=True):
-            x = layer.finish(x, attend(*layer.qkv(x), layer_pool, plan, masks))
+            query, key, value = layer.qkv(x)
+            write_kv(layer_pool, key, value, plan)
+            x = layer.finish(x, attend(query, key, value, layer_pool, plan, masks))
         features = self.layer_norm(x).unflatten(0, (-1, STREAM_FRAMES))
         return self._project(features)
 

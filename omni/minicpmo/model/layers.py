@@ -6,8 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omni.minicpmo.model.attention import AttentionPlan, additive_masks, attend
+from omni.minicpmo.model.attention import (
+    HAS_KERNEL,
+    AttentionPlan,
+    additive_masks,
+    attend,
+    write_kv,
+)
 from omni.minicpmo.model.config import DecoderConfig
+
+if HAS_KERNEL:
+    from omni.minicpmo.model import fused_kernels
 
 
 def rotary_frequencies(head_dim: int, theta: float, device: torch.device | str) -> Tensor:
@@ -47,10 +56,10 @@ class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size))
-        self._eps = eps
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self._eps)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class Projector(nn.Module):
@@ -104,24 +113,63 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
+        delta: Tensor | None,
         rotary: tuple[Tensor, Tensor],
         pool: Tensor,
         plan: AttentionPlan,
         masks: tuple[Tensor | None, ...],
-    ) -> Tensor:
-        query, key, value = self._qkv(self.input_layernorm(x), rotary)
-        x = x + self.o_proj(attend(query, key, value, pool, plan, masks))
-        gate, up = self.gate_up_proj(self.post_attention_layernorm(x)).chunk(2, dim=-1)
-        out: Tensor = x + self.down_proj(F.silu(gate) * up)
-        return out
+    ) -> tuple[Tensor, Tensor]:
+        """Return the residual stream (N, C) and what is still to be added to it (`add_norm`)."""
+        x, normed = add_norm(x, delta, self.input_layernorm, plan.uses_kernel)
+        query, key, value = self._store_qkv(self.qkv_proj(normed), rotary, pool, plan)
+        mixed = self.o_proj(attend(query, key, value, pool, plan, masks))
+        x, normed = add_norm(x, mixed, self.post_attention_layernorm, plan.uses_kernel)
+        return x, self.down_proj(gate(self.gate_up_proj(normed), plan.uses_kernel))
 
-    def _qkv(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        sizes = [self._query_size, self._kv_size, self._kv_size]
-        parts = self.qkv_proj(x).split(sizes, dim=-1)
-        query, key, value = (t.unflatten(-1, (-1, self._config.head_dim)) for t in parts)
-        if self._config.has_qk_norm:
+    def _store_qkv(
+        self, qkv: Tensor, rotary: tuple[Tensor, Tensor], pool: Tensor, plan: AttentionPlan
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Norm and rotate query and key, write key and value to the cache; returns all three."""
+        config = self._config
+        if plan.uses_kernel:
+            norms = (self.q_norm.weight, self.k_norm.weight) if config.has_qk_norm else None
+            fused_kernels.store_qkv(
+                qkv, norms, config.rms_norm_eps, rotary, pool, plan.write_index, config.num_heads
+            )
+            return self._split(qkv)
+        query, key, value = self._split(qkv)
+        if config.has_qk_norm:
             query, key = self.q_norm(query), self.k_norm(key)
-        return rotate(query, *rotary), rotate(key, *rotary), value
+        query, key = rotate(query, *rotary), rotate(key, *rotary)
+        write_kv(pool, key, value, plan)
+        return query, key, value
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        parts = qkv.split([self._query_size, self._kv_size, self._kv_size], dim=-1)
+        query, key, value = (t.unflatten(-1, (-1, self._config.head_dim)) for t in parts)
+        return query, key, value
+
+
+def add_norm(
+    x: Tensor, delta: Tensor | None, norm: RMSNorm, uses_kernel: bool
+) -> tuple[Tensor, Tensor]:
+    """Return x + delta and its norm: the two steps between blocks are one kernel."""
+    if delta is None:
+        return x, norm(x)
+    if uses_kernel:
+        total, normed = fused_kernels.add_norm(x, delta, norm.weight, norm.eps)
+        return total, normed
+    x = x + delta
+    return x, norm(x)
+
+
+def gate(gate_up: Tensor, uses_kernel: bool) -> Tensor:
+    """Return SiLU(gate) * up, (N, W), of both side by side (N, 2 W)."""
+    if uses_kernel:
+        out: Tensor = fused_kernels.gate(gate_up)
+        return out
+    left, right = gate_up.chunk(2, dim=-1)
+    return F.silu(left) * right
 
 
 class Decoder(nn.Module):
@@ -159,11 +207,10 @@ class Decoder(nn.Module):
         rotary = rotary_tables(plan.positions, self.frequencies(embeds.device))
         ratio = self.config.num_heads // self.config.num_kv_heads
         masks = additive_masks(plan, pool.shape[3], ratio, embeds.dtype)
-        x = embeds
+        x, delta = embeds.contiguous(), None
         for layer, layer_pool in zip(self.layers, pool, strict=True):
-            x = layer(x, rotary, layer_pool, plan, masks)
-        out: Tensor = self.norm(x)
-        return out
+            x, delta = layer(x, delta, rotary, layer_pool, plan, masks)
+        return add_norm(x, delta, self.norm, plan.uses_kernel)[1]
 
 
 def materialize(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

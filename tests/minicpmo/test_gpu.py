@@ -1,0 +1,121 @@
+"""What only a CUDA device can show: the kernel, graphs, staged loading, agreement with the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
+from omni.minicpmo.code_sampling import CodeSampling
+from omni.minicpmo.hearing import Hearing
+from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
+from omni.minicpmo.speech_codes import SpeechCall, SpeechCodes, SpeechMode
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def on_gpu(checkpoint_dir: Path) -> MiniCpmO:
+    return load_checkpoint(checkpoint_dir, torch.device("cuda"), torch.float32)[0]
+
+
+def cache_of(model: MiniCpmO, uses_kernel: bool = True) -> PagedKVCache:
+    decoder = model.llm.config.decoder
+    return PagedKVCache(
+        num_layers=decoder.num_layers,
+        num_kv_heads=decoder.num_kv_heads,
+        head_dim=decoder.head_dim,
+        num_slots=4,
+        num_pages=80,
+        page_size=16,
+        max_tokens=400,
+        dtype=torch.float32,
+        device=torch.device("cuda"),
+        uses_kernel=uses_kernel,
+    )
+
+
+def embeds(model: MiniCpmO, count: int, seed: int) -> torch.Tensor:
+    size = model.llm.config.decoder.hidden_size
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(seed)).cuda()
+
+
+def test_staged_loading_gives_the_weights_of_the_cpu(model, on_gpu):
+    theirs = dict(on_gpu.checkpoint_tensors())
+    for name, tensor in model.checkpoint_tensors():
+        # Exact, but for the head: its norm is summed in another order.
+        torch.testing.assert_close(tensor, theirs[name].cpu(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1, 1), (12, 12, 12, 12), (3, 70, 1, 33)])
+def test_the_kernel_computes_what_plain_torch_computes(on_gpu, lengths):
+    results = []
+    for uses_kernel in (True, False):
+        cache = cache_of(on_gpu, uses_kernel)
+        outputs = []
+        for seed in range(3):
+            rows = [PrefillRow(slot=s, num_tokens=n) for s, n in enumerate(lengths)]
+            plan = cache.prefill_plan(rows)
+            outputs.append(on_gpu.llm(embeds(on_gpu, sum(lengths), seed), plan, cache.pool))
+        results.append(torch.cat(outputs))
+
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-4)
+
+
+def test_a_captured_decode_step_equals_its_eager_twin(on_gpu):
+    caches = [cache_of(on_gpu), cache_of(on_gpu)]
+    for cache in caches:
+        rows = [PrefillRow(slot=s, num_tokens=20 + s) for s in range(4)]
+        on_gpu.llm(embeds(on_gpu, 86, 0), cache.prefill_plan(rows), cache.pool)
+    captured, eager = caches
+    static_plan = captured.decode_plan(range(4), [False] * 4, num_pages=8)
+    static_in = embeds(on_gpu, 4, 1)
+    for _ in range(2):
+        on_gpu.llm(static_in, static_plan, captured.pool)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        static_out = on_gpu.llm.logits(on_gpu.llm(static_in, static_plan, captured.pool))
+
+    for step in range(25):
+        runs = [(row + step) % 3 != 0 for row in range(4)]
+        new = embeds(on_gpu, 4, 10 + step)
+        static_in.copy_(new)
+        static_plan.copy_(captured.decode_plan(range(4), runs, num_pages=8))
+        graph.replay()
+        plan = eager.decode_plan(range(4), runs)
+        wanted = on_gpu.llm.logits(on_gpu.llm(new, plan, eager.pool))
+        torch.testing.assert_close(static_out[runs], wanted[runs], rtol=0, atol=1e-4)
+
+
+def test_hearing_on_the_gpu_equals_hearing_on_the_cpu(model, on_gpu):
+    sound = np.random.default_rng(3).normal(0, 0.1, 16000 * 6).astype(np.float32)
+    ears = [Hearing(m.audio, num_slots=2) for m in (model, on_gpu)]
+    for unit in range(6):
+        heard = []
+        for hearing in ears:
+            for slot in range(2):
+                hearing.push(slot, sound[16000 * unit :][:16000] * (slot + 1) / 2)
+            heard.append(hearing.step([0, 1]).cpu())
+        torch.testing.assert_close(*heard, rtol=0, atol=1e-3)
+
+
+def test_greedy_speech_on_the_gpu_equals_that_on_the_cpu(model, on_gpu, expected):
+    tensors = expected("h_tts").tensors
+    said = []
+    for each in (model, on_gpu):
+        device = each.tts.head.weight.device
+        codes = SpeechCodes(each.tts, num_slots=1, num_pages=30, page_size=16)
+        codes.open_turn(0, SpeechMode.DUPLEX, CodeSampling(is_greedy=True), lambda: 0.0)
+        text_ids, hidden = (tensors[n][15:20].to(device) for n in ("text_ids", "hidden"))
+        codes.start([SpeechCall(slot=0, text_ids=text_ids, hidden=hidden, is_turn_end=False)])
+        while codes.speaking:
+            codes.step()
+        said.append(codes.state(0).codes)
+
+    assert said[0] == said[1]
+    assert len(said[0]) == 25
