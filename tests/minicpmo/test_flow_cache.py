@@ -112,9 +112,9 @@ def test_distances_follow_the_order_of_the_list() -> None:
     view = lists.view(rows, torch.tensor([3, 3]), 3, 5)
 
     # 4 cached, then 3 new: query 1 is at position 5, the keys at 0..3 and 4..6.
-    of_row = view.distance[0, 1, view.visible[0]]
+    of_row = view.distance()[0, 1, view.visible[0]]
     assert of_row.tolist() == [5, 4, 3, 2, 1, 0, -1]
-    of_row = view.distance[1, 0, view.visible[1]]
+    of_row = view.distance()[1, 0, view.visible[1]]
     assert of_row.tolist() == [2, 1, 0, -1, -2]
 
 

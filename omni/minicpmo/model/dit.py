@@ -62,9 +62,7 @@ class DiT(nn.Module):
         self.final_layer = FinalLayer(config)
 
     def modulation(self, time: float) -> Modulation:
-        """Return the adaLN values of *time* in [0, 1]; the same for all rows, so computed once and
-        kept.
-        """
+        """Return the adaLN values of *time* in [0, 1]: the same for all rows, so keep them."""
         weight = self.in_proj.weight
         embedding = self.t_embedder(torch.tensor([time], device=weight.device))[0]
         condition = F.silu(embedding)
@@ -98,8 +96,8 @@ class DiT(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the velocities (B, 2, T, M) and the new convolution caches.
 
-        x: (B, T, M) or (B, 2, T, M). condition: (B, 2, T, C) from `condition`. conv_caches: (depth,
-        B, 2, 2C, 2). pools: (depth, F, 2 * heads * 2D). Mutates the pools.
+        x: (B, T, M). condition: (B, 2, T, C) from `condition`. conv_caches: (depth, B, 2, 2C, 2).
+        pools (depth, F, 2 * heads * D) and view: of the R rows. Mutates the pools.
         """
         of_x = self.in_proj.weight.chunk(4, 1)[0]
         x = condition + F.linear(x, of_x)[:, None]

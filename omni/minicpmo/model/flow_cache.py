@@ -28,11 +28,10 @@ Rule = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def keep_newest(column: Tensor, total: Tensor, prompt: Tensor, tail: int) -> tuple[Tensor, Tensor]:
-    """Return the source index of each kept *column* and the kept length: first *prompt*, last
-    *tail*.
+    """Return where each kept *column* comes from, and how many are kept.
 
-    column: (1, K). total, prompt: (B, 1), lengths of the untrimmed list and of its prompt part.
-    Returns (B, K), defined where column < length, and (B, 1).
+    Kept are the first *prompt* and the last *tail*. column: (1, K). total, prompt: (B, 1), lengths
+    of the untrimmed list and of its prompt part. Returns (B, K), defined where column < length, and (B, 1).
     """
     limit = prompt + tail
     beyond = (total > limit) & (column >= prompt)
@@ -56,29 +55,26 @@ def keep_oldest(column: Tensor, total: Tensor, prompt: Tensor, tail: int) -> tup
 class FrameView:
     """The frames of one step: where its T new frames go and which K + T frames it attends to.
 
-    write_ids (B, T) and read_ids (B, K + T) index the pool; the new frames are the last T of
-    read_ids. visible (B, K + T) bool. distance (B, T, K + T): query position minus key position, >=
-    1 - T. counts (B,): how many of the T new frames are real.
+    write_ids (B, T) and read_ids (B, K + T) index the pool; the new frames come last. visible and
+    positions (B, K + T): what counts, and where each frame stands in its list. counts (B,): how
+    many of the T new frames are real.
     """
 
     write_ids: Tensor
     read_ids: Tensor
     visible: Tensor
-    distance: Tensor
+    positions: Tensor
     counts: Tensor
 
     @classmethod
     def of_prompt(cls, first: int, length: int, device: torch.device) -> "FrameView":
-        """Return the view of one row that writes frames first..first+length-1 and attends to them
-        only.
-        """
+        """Return the view of one row that writes *length* frames from *first* on, and sees them."""
         ids = torch.arange(first, first + length, device=device)[None]
-        position = torch.arange(length, device=device)
         return cls(
             write_ids=ids,
             read_ids=ids,
             visible=torch.ones_like(ids, dtype=torch.bool),
-            distance=(position[:, None] - position)[None],
+            positions=ids - first,
             counts=torch.full((1,), length, device=device),
         )
 
@@ -92,9 +88,14 @@ class FrameView:
             write_ids=(2 * self.write_ids[:, None] + which).flatten(0, 1),
             read_ids=(2 * self.read_ids[:, None] + which).flatten(0, 1),
             visible=self.visible[:, None].expand(-1, 2, -1).flatten(0, 1),
-            distance=self.distance[:, None].expand(-1, 2, -1, -1).flatten(0, 1),
+            positions=self.positions[:, None].expand(-1, 2, -1).flatten(0, 1),
             counts=self.counts[:, None].expand(-1, 2).flatten(),
         )
+
+    def distance(self) -> Tensor:
+        """Return (B, T, K + T): how far behind a new frame a frame of the list is, >= 1 - T."""
+        query = self.positions[:, -self.write_ids.shape[1] :]
+        return query[:, :, None] - self.positions[:, None]
 
     def bias(self, dtype: torch.dtype) -> Tensor:
         """Return (B, 1, 1, K + T) to add to attention scores: 0, or -inf where not visible."""
@@ -193,14 +194,12 @@ class FrameLists:
         # The first new frame always counts: rows that sit out would be a softmax over nothing.
         visible = torch.where(new < 0, column < length, (new < counts[:, None]) | (new == 0))
         read_ids = torch.cat((entries, write_ids), 1)
-        position = torch.where(new < 0, column, length + new)
-        query = length + torch.arange(num_new, device=entries.device)
         return FrameView(
             write_ids=write_ids,
             # Invisible frames are read from the row's own: 0 * NaN of another slot is NaN.
             read_ids=torch.where(visible, read_ids, write_ids[:, :1]),
             visible=visible,
-            distance=query[:, :, None] - position[:, None, :],
+            positions=torch.where(new < 0, column, length + new),
             counts=counts,
         )
 

@@ -153,10 +153,8 @@ class ConformerLayer(nn.Module):
         self.norm_ff = nn.LayerNorm(config.hidden, eps=1e-12)
         self.feed_forward = FeedForward(config.hidden, config.ffn)
 
-    def forward(
-        self, x: Tensor, pool: Tensor, view: FrameView, positions: Tensor, lowest: int
-    ) -> Tensor:
-        x = x + self.self_attn(self.norm_mha(x), pool, view, positions, lowest)
+    def forward(self, x: Tensor, pool: Tensor, table: Tensor, sight: "Sight") -> Tensor:
+        x = x + self.self_attn(self.norm_mha(x), pool, table, sight)
         out: Tensor = x + self.feed_forward(self.norm_ff(x))
         return out
 
@@ -192,33 +190,43 @@ class RelativeAttention(nn.Module):
         self.joined = JoinedLinear(self.linear_q, self.linear_k, self.linear_v)
         join_after_loading(self, self.joined)
 
-    def forward(
-        self, x: Tensor, pool: Tensor, view: FrameView, positions: Tensor, lowest: int
-    ) -> Tensor:
-        """x: (B, T, C). pool: (F, 2C) of keys|values. positions: (R, H, D). Returns (B, T, C)."""
-        hidden = x.shape[2]
+    def forward(self, x: Tensor, pool: Tensor, table: Tensor, sight: "Sight") -> Tensor:
+        """x: (B, T, C). pool: (F, 2C) of keys|values. table: (R, H, D). Returns (B, T, C)."""
+        hidden, split = x.shape[2], (self.heads, self.head_dim)
         query, new = self.joined(x).split((hidden, 2 * hidden), 2)
-        query = query.unflatten(2, (self.heads, self.head_dim))
-        frames = view.exchange(pool, new)
-        key, value = (
-            part.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
-            for part in frames.chunk(2, 2)
-        )
-        bias = self._position_scores(query + self.pos_bias_v, view, positions, lowest)
+        query = query.unflatten(2, split)
+        keys, values = sight.view.exchange(pool, new).unflatten(2, (2, *split)).unbind(2)
         out = F.scaled_dot_product_attention(
-            (query + self.pos_bias_u).transpose(1, 2), key, value, attn_mask=bias
+            (query + self.pos_bias_u).transpose(1, 2),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=self._position_scores(query + self.pos_bias_v, table, sight),
         )
         merged: Tensor = self.linear_out(out.transpose(1, 2).flatten(2))
         return merged
 
-    def _position_scores(
-        self, query: Tensor, view: FrameView, positions: Tensor, lowest: int
-    ) -> Tensor:
+    def _position_scores(self, query: Tensor, table: Tensor, sight: "Sight") -> Tensor:
         """Return the position term of the scaled scores, (B, H, T, K + T), -inf where unseen."""
-        by_distance = query.transpose(1, 2) @ positions.permute(1, 2, 0)  # (B, H, T, R)
-        index = (view.distance - lowest).clamp(0, positions.shape[0] - 1)[:, None]
-        scores = by_distance.gather(3, index.expand(-1, self.heads, -1, -1))
-        return scores * (1 / math.sqrt(self.head_dim)) + view.bias(scores.dtype)
+        by_distance = query.transpose(1, 2) @ table.permute(1, 2, 0)  # (B, H, T, R)
+        scores = by_distance.gather(3, sight.index.expand(-1, self.heads, -1, -1))
+        return torch.add(sight.bias, scores, alpha=1 / math.sqrt(self.head_dim))
+
+
+@frozen
+class Sight:
+    """What the layers of one rate share: the view, rows of the position table, score biases.
+
+    index (B, 1, T, K + T) int64; bias (B, 1, 1, K + T).
+    """
+
+    view: FrameView
+    index: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, caches: RateCaches, dtype: torch.dtype) -> "Sight":
+        index = (caches.view.distance() - caches.lowest).clamp(0, caches.positions.shape[1] - 1)
+        return cls(caches.view, index[:, None], caches.view.bias(dtype))
 
 
 class JoinedLinear(nn.Module):
@@ -265,8 +273,9 @@ def sinusoids(distance: Tensor, hidden: int) -> Tensor:
 
 
 def _run_layers(layers: nn.ModuleList, x: Tensor, caches: RateCaches) -> Tensor:
+    sight = Sight.of(caches, x.dtype)
     for layer, pool, table in zip(layers, caches.pools, caches.positions, strict=True):
-        x = layer(x, pool, caches.view, table, caches.lowest)
+        x = layer(x, pool, table, sight)
     return x
 
 
