@@ -14,7 +14,7 @@ from pathlib import Path
 from attrs import define
 
 from omni.process import ROOT
-from omni.running import find_running, pid_path
+from omni.running import find_running
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
@@ -71,7 +71,8 @@ def _wait_ready(launcher: "subprocess.Popen[bytes]", folder: Path) -> Server:
     end_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end_s and launcher.poll() is None:
         found = find_running(str(folder / "run"))
-        if found is not None and found.address and pid_path(str(folder / "run"), "web-0").exists():
+        printed = (folder / "up.txt").read_text("utf-8", "replace")
+        if found is not None and found.address and "omni is ready" in printed:
             return Server(folder / "run", found.address)
         time.sleep(0.05)
     raise RuntimeError((folder / "up.txt").read_text("utf-8", "replace"))

@@ -1,0 +1,42 @@
+"""Pages and their files as browsers get them."""
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from omni.routes.pages import WEBROOT
+from tests.conftest import RunningOmni
+
+
+@pytest.mark.parametrize("path", ["/", "/audio_duplex", "/turnbased", "/half_duplex"])
+async def test_a_page_has_the_headers_that_browsers_need(omni: RunningOmni, path: str) -> None:
+    async with aiohttp.ClientSession(omni.address) as http, http.get(path) as reply:
+        text, headers = await reply.text(), reply.headers
+
+    assert reply.status == 200 and "<html" in text
+    assert headers["Cache-Control"] == "no-cache" and headers["ETag"]
+    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    assert "microphone=(self)" in headers["Permissions-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_a_file_that_has_not_changed_is_not_sent_again(omni: RunningOmni) -> None:
+    path = "/static/lib/protocol.js"
+    async with aiohttp.ClientSession(omni.address) as http:
+        async with http.get(path) as first:
+            tag, kind, text = first.headers["ETag"], first.content_type, await first.text()
+        async with http.get(path, headers={"If-None-Match": tag}) as again:
+            status, cache = again.status, again.headers["Cache-Control"]
+
+    assert kind.endswith("/javascript")
+    assert text == (WEBROOT / "lib/protocol.js").read_text("utf-8")
+    assert (status, cache) == (304, "no-cache")
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/../omni/web.py", "/static/%2e%2e/omni/web.py", "/static//etc/hosts", "/static"]
+)
+async def test_nothing_outside_of_the_webroot_is_served(omni: RunningOmni, path: str) -> None:
+    url = URL(omni.address + path, encoded=True)
+    async with aiohttp.ClientSession() as http, http.get(url) as reply:
+        assert reply.status in (403, 404)
