@@ -139,6 +139,47 @@ def test_pages_obey_their_own_policy(page: str) -> None:
     assert re.findall(r"<script(?![^>]*\ssrc=)", html) == []
 
 
+def tokens(block: str) -> dict[str, str]:
+    return dict(re.findall(r"--([\w-]+):\s*(#[0-9a-f]{6});", block))
+
+
+def schemes() -> dict[str, dict[str, str]]:
+    """The colours of each scheme: light, dark by the system, dark by choice."""
+    css = (WEBROOT / "css" / "tokens.css").read_text("utf-8")
+    light, rest = css.split("@media", 1)
+    system, chosen = rest.split(':root[data-theme="dark"]', 1)
+    return {"light": tokens(light), "system": tokens(system), "chosen": tokens(chosen)}
+
+
+def contrast(first: str, second: str) -> float:
+    """WCAG contrast ratio of two colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_dark_is_the_same_by_choice_and_by_system() -> None:
+    assert schemes()["system"] == schemes()["chosen"] != {}
+
+
+@pytest.mark.parametrize("scheme", ["light", "chosen"])
+def test_text_has_enough_contrast_on_what_lies_under_it(scheme: str) -> None:
+    colours = schemes()[scheme]
+    pairs = [(ink, on) for ink in ("ink", "ink-2", "ink-3") for on in ("bg", "surface")]
+    pairs += [("ink", "surface-2"), ("ink-2", "surface-2"), ("on-primary", "primary")]
+    pairs += [(name, f"{name}-soft") for name in ("you", "ai", "warn", "bad")]
+    pairs += [(name, "surface") for name in ("you", "ai", "good", "bad")]
+    pairs += [("ink", "you-soft"), ("ink", "bad-soft")]
+    ratios = {(ink, on): round(contrast(colours[ink], colours[on]), 2) for ink, on in pairs}
+
+    assert {pair: ratio for pair, ratio in ratios.items() if ratio < 4.5} == {}
+
+
 def test_both_languages_have_every_key_with_the_same_parameters() -> None:
     english, chinese = texts("en"), texts("zh")
 

@@ -218,16 +218,21 @@ async def test_stop_in_the_chat_closes_the_socket_and_keeps_the_words(browser: B
     assert script.chat_closed_early == 1
 
 
-async def test_chat_answers_are_heard_when_voice_is_on(browser: Browser) -> None:
-    async with serve(Script()) as url:
+async def test_chat_answers_are_heard_and_can_be_silenced(browser: Browser) -> None:
+    async with serve(Script(chat_reply="word " * 40)) as url:
         page = await browser.new_page()
         await page.goto(f"{url}/turnbased?lang=en")
         await page.click(".composer-tool[aria-pressed]")
         await page.fill("#message", "Hi")
         await page.press("#message", "Enter")
         max_rms = await until(page, "omni.metrics().player.maxRms")
+        await until(page, "!omni.metrics().isAnswering")
+        await page.click("#send.is-stop")
+        await until(page, "omni.metrics().player.state === 'idle'")
+        is_ready = await page.locator("#send.is-stop").count() == 0
 
     assert max_rms > 0.05
+    assert is_ready
 
 
 async def test_editing_a_question_drops_what_followed(browser: Browser) -> None:

@@ -88,4 +88,5 @@ export function newSessionId(prefix, nowMs = Date.now(), random = Math.random) {
  * @property {string} [model_name]
  * @property {string} [notice]
  * @property {string[]} [modes]
+ * @property {boolean} [transcribes] the user's words come as `transcript`
  */

@@ -69,7 +69,8 @@ class ChatPage {
       event.preventDefault();
       this.#onSend();
     });
-    document.addEventListener("keydown", (event) => event.key === "Escape" && this.#turn?.cancel());
+    document.addEventListener("keydown", (event) => event.key === "Escape" && this.#stop());
+    for (const type of ["started", "drained"]) this.#player.addEventListener(type, () => this.#show());
     this.#voice.addEventListener("click", () => settings.set({ chatVoice: !settings.value.chatVoice }));
     settings.subscribe(({ chatVoice, volume }) => {
       this.#voice.replaceChildren(icon(chatVoice ? "speaker" : "speaker_off"));
@@ -78,11 +79,16 @@ class ChatPage {
     });
   }
 
-  /** The same button sends and stops. */
+  #stop() {
+    this.#turn?.cancel();
+    this.#player.cut();
+  }
+
+  /** The same button sends, stops the answer, and stops the voice that still reads it. */
   #onSend() {
     if (this.#turn) return this.#turn.cancel();
     const text = this.#input.value.trim();
-    if (!text) return;
+    if (!text) return this.#player.cut();
     this.#input.value = "";
     void this.#ask(text);
   }
@@ -186,8 +192,7 @@ class ChatPage {
   }
 
   #restart() {
-    this.#turn?.cancel();
-    this.#player.cut();
+    this.#stop();
     this.#messages = [];
     this.#log.replaceChildren();
     this.#show();
@@ -202,12 +207,13 @@ class ChatPage {
   }
 
   #show() {
-    const isAnswering = this.#turn !== null;
+    const text = this.#input.value.trim();
+    const canStop = this.#turn !== null || (!text && this.#player.isPlaying);
     document.body.classList.toggle("is-empty", this.#messages.length === 0);
-    this.#send.disabled = !isAnswering && !this.#input.value.trim();
-    this.#send.replaceChildren(icon(isAnswering ? "stop" : "send"));
-    this.#send.classList.toggle("is-stop", isAnswering);
-    setLabel(this.#send, isAnswering ? "chat.stop" : "chat.send");
+    this.#send.disabled = !canStop && !text;
+    this.#send.replaceChildren(icon(canStop ? "stop" : "send"));
+    this.#send.classList.toggle("is-stop", canStop);
+    setLabel(this.#send, canStop ? "chat.stop" : "chat.send");
     this.#input.style.height = "auto";
     this.#input.style.height = `${Math.min(200, this.#input.scrollHeight)}px`;
   }

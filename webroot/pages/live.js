@@ -14,7 +14,7 @@ import { QueueCard } from "../ui/queue-card.js";
 import { SessionBar } from "../ui/session-bar.js";
 import { settings, startShell } from "../ui/shell.js";
 import { copyText, errorCard, liveNumbers, summaryCard } from "../ui/stage-cards.js";
-import { setText } from "../ui/text.js";
+import { hasText, setText } from "../ui/text.js";
 import { toast } from "../ui/toast.js";
 import { Transcript, clock, downloadText } from "../ui/transcript.js";
 import { Waveform } from "../ui/waveform.js";
@@ -49,7 +49,8 @@ class LivePage {
   capture = new Capture();
   orb = new Orb();
   waveform = new Waveform();
-  #mode; #defaults = { playback_delay_ms: 200 };
+  #mode;
+  /** @type {import("../lib/protocol.js").FrontendDefaults} */ #defaults = { playback_delay_ms: 200 };
   #transcript = new Transcript(["transcript.example1", "transcript.example2", "transcript.example3"]);
   #queue = new QueueCard(() => this.session?.cancel());
   #numbers = numberList(["reply", "reply_p50", "unit", "unit_p95", "server", "ahead", "delay", "gaps", "drift", "chunks", "skipped", "kv", "unknown"]);
@@ -208,7 +209,8 @@ class LivePage {
     this.orb.setMood(MOODS[phase] ?? "idle");
     setText(this.#pill, `state.${shown}`);
     setText(this.#headline, state === "idle" ? `${this.#mode.name}.headline` : `stage.${shown}`);
-    setText(this.#hint, state === "idle" ? `${this.#mode.name}.hint` : `stage.${shown}.hint`);
+    const ownHint = `${this.#mode.name}.${shown}.hint`;
+    setText(this.#hint, hasText(ownHint) ? ownHint : `stage.${shown}.hint`);
     this.#bar.show(state, this.capture.isMuted);
     this.#bar.showSpeaking(phase === "speaking");
     this.#showCard(state);
@@ -318,6 +320,7 @@ class LivePage {
 
   async loadDefaults() {
     this.#defaults = await getDefaults();
+    this.#transcript.expectsTexts = this.#defaults.transcribes ?? false;
   }
 }
 

@@ -4,7 +4,7 @@ import { h } from "./h.js";
 import { currentLang, setText, t } from "./text.js";
 
 /** A transcript this late still belongs to the utterance that was heard, ms. */
-const MATCH_MS = 20000;
+const MATCH_MS = 10000;
 /** Within this distance of the end new lines keep themselves in view, px. */
 const STICK_PX = 80;
 
@@ -20,7 +20,8 @@ export class Transcript {
   /** @type {Line[]} */ lines = [];
   /** @type {Map<number, {line: Line, body: HTMLElement, note: HTMLElement}>} */ #turns = new Map();
   /** @type {{element: HTMLElement, body: HTMLElement, atMs: number}|null} */ #pending = null;
-  #hasTexts = false;
+  /** The server transcribes: an utterance without words was only a noise. */
+  expectsTexts = false;
   #startMs = Date.now();
   #list;
   #empty;
@@ -42,7 +43,6 @@ export class Transcript {
     this.lines = [];
     this.#turns.clear();
     this.#pending = null;
-    this.#hasTexts = false;
     this.#startMs = Date.now();
     this.#list.replaceChildren(this.#empty);
   }
@@ -50,16 +50,18 @@ export class Transcript {
   /** The microphone heard an utterance; its words may follow. @param {number} durationMs */
   userSpoke(durationMs) {
     if (durationMs < 300) return;
-    this.#pending?.element.classList.contains("is-pending") && this.#hasTexts && this.#pending.element.remove();
+    if (this.expectsTexts) this.#pending?.element.remove();
     const { element, body } = this.#bubble("user");
     element.classList.add("is-pending");
     setText(body, "transcript.spoke", { s: Math.round(durationMs / 100) / 10 });
-    this.#pending = { element, body, atMs: Date.now() };
+    const pending = { element, body, atMs: Date.now() };
+    this.#pending = pending;
+    if (this.expectsTexts) setTimeout(() => this.#pending === pending && this.#forget(pending), MATCH_MS);
   }
 
   /** @param {string} text */
   userSaid(text) {
-    this.#hasTexts = true;
+    this.expectsTexts = true;
     const line = /** @type {Line} */ ({ role: "user", text, atMs: Date.now() - this.#startMs });
     this.lines.push(line);
     const pending = this.#pending && Date.now() - this.#pending.atMs < MATCH_MS ? this.#pending : this.#bubble("user");
@@ -89,6 +91,12 @@ export class Transcript {
       setText(entry.note, "transcript.interrupted");
     }
     this.#follow();
+  }
+
+  /** @param {{element: HTMLElement}} pending */
+  #forget(pending) {
+    pending.element.remove();
+    this.#pending = null;
   }
 
   /** The conversation as plain text. */
