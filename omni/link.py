@@ -562,7 +562,9 @@ class BrokerLink:
             for part in parts[:-1]:
                 self._socket.send(part, zmq.SNDMORE | zmq.NOBLOCK, copy=False)
             self._socket.send(parts[-1], zmq.NOBLOCK, copy=False)
-        except zmq.Again:
+        except zmq.Again:  # no connection, or its bound is reached: Welcome will tell
+            if self.connected:
+                self._lose_broker("it takes no messages")
             return False
         # Sending may have taken the signal of an arrival off the descriptor.
         if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:

@@ -80,7 +80,9 @@ class Dispatcher:
     out: list[Outgoing] = Factory(list)
     counters: Counter[str] = Factory(Counter)
     is_draining: bool = False
+    _grace_is_over: bool = False
     _claims: dict[str, tuple[bytes, HeldLease]] = Factory(dict)  # webs' leases, worker still away
+    _given: set[str] = Factory(set)  # sessions that got their lease here, while in grace
     _strangers: dict[bytes, float] = Factory(dict)
     _next_beat_s: float = 0.0
 
@@ -184,9 +186,8 @@ class Dispatcher:
         if now_s >= self._next_beat_s:
             self._next_beat_s = now_s + self.fabric.heartbeat_interval_s
             self._beat(now_s)
-        if self._claims or not all(lease.is_whole for lease in self.leases):
-            if not self._in_grace(now_s):
-                self._end_grace(now_s)
+        if not self._grace_is_over and not self._in_grace(now_s):
+            self._end_grace(now_s)
         for slot in self.leases.stuck_slots(now_s, self.fabric.lease_timeout_s):
             self._ask_again(slot, now_s)
         if len(self.line) and (reason := self._why_hopeless(now_s)):
@@ -311,6 +312,11 @@ class Dispatcher:
     def _in_grace(self, now_s: float) -> bool:
         return now_s - self.started_at_s < self.fabric.rejoin_grace_s
 
+    def _may_restore(self, held: HeldLease, now_s: float) -> bool:
+        """True for a lease that only an earlier broker can have given."""
+        is_ours = held.session in self._given
+        return self._in_grace(now_s) and not is_ours and 0 < held.generation < MAX_GENERATION
+
     def _take_worker_leases(
         self, peer: Peer, held_leases: tuple[HeldLease, ...], now_s: float
     ) -> None:
@@ -327,7 +333,7 @@ class Dispatcher:
 
     def _take_worker_lease(self, peer: Peer, held: HeldLease, now_s: float) -> None:
         lease = self.leases.get(held.session)
-        if lease is None and self._in_grace(now_s) and 0 < held.generation < MAX_GENERATION:
+        if lease is None and self._may_restore(held, now_s):
             lease = _restored(held, now_s)
             if self.leases.restore(lease):
                 self.counters["leases_restored"] += 1
@@ -336,6 +342,7 @@ class Dispatcher:
             else:
                 lease = None
         if lease is None or (lease.worker, lease.generation) != (peer.name, held.generation):
+            self.leases.note_foreign_tenant(peer.name, held, now_s)
             self._refuse_lease(peer.id, held, "lease_expired", "no lease with this generation")
             return
         lease.worker_id, lease.worker_received = peer.id, held.received_seq
@@ -346,7 +353,7 @@ class Dispatcher:
     ) -> None:
         for held in held_leases:
             lease = self.leases.get(held.session)
-            if lease is None and self._in_grace(now_s):
+            if lease is None and self._may_restore(held, now_s):
                 worker = self.peers.named(held.worker)
                 if worker is None or worker.capabilities is None:
                     self._claims[held.session] = (peer.id, held)
@@ -376,9 +383,11 @@ class Dispatcher:
         self.out.append(Outgoing(peer_id, header, Revoked(code=code, message=message)))
 
     def _end_grace(self, now_s: float) -> None:
+        self._grace_is_over = True
         for web, held in self._claims.values():
             self._refuse_lease(web, held, "worker_lost", f"{held.worker} did not come back")
         self._claims.clear()
+        self._given.clear()
         for lease in [item for item in self.leases if not item.is_whole]:
             self._end_lease(lease, now_s, Revoked(code="released", message="no web claims it"))
         self._serve(now_s)
@@ -482,6 +491,8 @@ class Dispatcher:
             worker.id,
         )
         self.leases.grant(lease)
+        if self._in_grace(now_s):
+            self._given.add(lease.session)
         self.line.invalidate()
         self.counters["leased"] += 1
         self._tell_leased(lease, worker.id)

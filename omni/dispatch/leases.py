@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from attrs import Factory, define
 
-from omni.messages import RequestType
+from omni.messages import HeldLease, RequestType
 
 
 @define(eq=False)
@@ -118,6 +118,14 @@ class LeaseTable:
         self.next_generation = max(self.next_generation, lease.generation + 1)
         self._leases[lease.session] = lease
         return True
+
+    def note_foreign_tenant(self, worker: str, held: HeldLease, now_s: float) -> None:
+        """Keep a slot whose tenant we do not know from being leased until its worker frees it."""
+        slots = self.slots_of(worker)
+        if 0 <= held.slot < len(slots) and slots[held.slot].is_free:
+            slot = slots[held.slot]
+            slot.tenant, slot.generation = held.session, held.generation
+            slot.freeing_since_s = now_s
 
     def end(self, lease: Lease, now_s: float) -> None:
         """End *lease*; its slot is being freed until the worker says `SlotFreed`."""

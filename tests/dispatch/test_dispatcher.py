@@ -890,11 +890,12 @@ def test_any_number_of_terminals_may_ask_at_the_same_time() -> None:
 def test_a_generation_that_cannot_be_is_not_restored(generation: int) -> None:
     desk = Desk()
     desk.worker(leases=(held("a", generation),))
+    assert len(desk.dispatcher.leases) == 0
+    desk.say("worker-0", SlotFreed(), "a", generation)
     desk.web()
     desk.enqueue("b")
 
-    assert desk.leased_sessions() == ["b"]
-    assert desk.generation("b") < 2**62
+    assert 0 < desk.generation("b") < 2**62
 
 
 @pytest.mark.parametrize("told_s", [float("nan"), float("inf"), -5.0, 1e300])
@@ -908,3 +909,28 @@ def test_impossible_waiting_times_are_not_believed(told_s: float) -> None:
     [status] = desk.told("web-0", Status)
     assert isinstance(status, Status)
     assert 0.0 <= status.tickets[0].waited_s <= 86_400.0
+
+
+def test_a_slot_whose_tenant_the_broker_refuses_is_not_leased_before_it_is_freed() -> None:
+    desk = Desk()
+    desk.web()
+    desk.pass_time(2.1, alive=("web-0",))
+    desk.enqueue("b")
+
+    desk.worker(leases=(held("a"),))
+    assert desk.leased_sessions() == []
+    desk.say("worker-0", SlotFreed(), "a", 5)
+
+    assert desk.leased_sessions() == ["b"]
+
+
+def test_a_lease_that_this_broker_gave_and_ended_is_not_restored_in_its_grace() -> None:
+    desk = ready_desk()
+    desk.enqueue("a")
+    generation = desk.generation("a")
+    desk.lose("worker-0")
+
+    desk.worker(leases=(held("a", generation),))
+
+    assert len(desk.told("worker-0", Revoked, "a")) == 1
+    assert len(desk.dispatcher.leases) == 0
