@@ -29,6 +29,8 @@ _QUIET = 0.01
 _WINDOW_SAMPLES = 320
 #: Longest wait for the first word about anything.
 ANSWER_TIMEOUT_S = 120.0
+#: A TLS connection ends a few rounds of the loop after it was closed, and aiohttp does not wait.
+_TLS_END_S = 0.05
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -199,6 +201,7 @@ class Talker:
         async with aiohttp.ClientSession() as http:
             async with http.ws_connect(address, max_msg_size=0, ssl=trust) as socket:
                 yield socket
+        await asyncio.sleep(_TLS_END_S)
 
 
 def is_loopback(url: str) -> bool:

@@ -34,7 +34,8 @@ async def test_a_file_that_has_not_changed_is_not_sent_again(omni: RunningOmni) 
 
 
 @pytest.mark.parametrize(
-    "path", ["/static/../omni/web.py", "/static/%2e%2e/omni/web.py", "/static//etc/hosts", "/static"]
+    "path",
+    ["/static/../omni/web.py", "/static/%2e%2e/omni/web.py", "/static//etc/hosts", "/static/"],
 )
 async def test_nothing_outside_of_the_webroot_is_served(omni: RunningOmni, path: str) -> None:
     url = URL(omni.address + path, encoded=True)
