@@ -1,6 +1,4 @@
-"""Speech tokens on their way to token2wav: when a chunk is due, and the silence around a unit's
-sound.
-"""
+"""Speech tokens on their way to token2wav: when a chunk is due; the silence of a short unit."""
 
 from enum import Enum
 

@@ -1,6 +1,4 @@
-"""Loads the token2wav folder of a checkpoint: flow, vocoder and the two ONNX models, every name and
-shape checked.
-"""
+"""Loads the token2wav folder of a checkpoint: every file, name and shape is checked."""
 
 import pickle
 from collections.abc import Mapping
@@ -109,9 +107,7 @@ def load_vocoder(folder: Path, layout: Layout) -> Hift | CausalHift:
 
 
 def flow_config(path: Path) -> FlowConfig:
-    """Return the sizes in flow.yaml. Raises: CheckpointError for what this engine is not written
-    for.
-    """
+    """Return the sizes in flow.yaml. Raises: CheckpointError for what this engine does not know."""
     values = _section(read_yaml(path), "flow", path)
     encoder, decoder = _section(values, "encoder", path), _section(values, "decoder", path)
     estimator = _section(decoder, "estimator", path)

@@ -54,8 +54,9 @@ class MelRow:
 
 
 class Token2WavCalls:
-    """Flow and vocoder with their state. Batches are filled up to a recorded size with rows that
-    sit out.
+    """Flow and vocoder with their state.
+
+    Batches are filled up to a recorded size with rows that sit out.
     """
 
     def __init__(self, assets: Token2WavAssets, options: Token2WavOptions) -> None:

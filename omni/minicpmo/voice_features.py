@@ -1,7 +1,7 @@
 """The features of a reference recording: two mel spectrograms, Kaldi filter banks, resampling.
-float32 on the CPU.
 
-Each must give what the models were trained on, so each follows its own library's conventions.
+All float32 on the CPU. Each must give what the models were trained on, so each follows its own
+library's conventions.
 """
 
 import math

@@ -1,6 +1,4 @@
-"""The DiT velocity estimator of the flow: 16 adaLN-zero blocks of attention, causal convolution and
-MLP.
-"""
+"""The velocity estimator of the flow: adaLN-zero blocks of attention, convolution and MLP."""
 
 import math
 
@@ -202,9 +200,7 @@ class Attention(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Causal convolution, LayerNorm, Mish, causal convolution. The indices of `block` are the
-    checkpoint's.
-    """
+    """Causal convolution, LayerNorm, Mish, causal convolution, at the checkpoint's indices."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()

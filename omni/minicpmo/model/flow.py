@@ -37,8 +37,7 @@ class FlowConfig:
 
 @frozen
 class ChunkBatch:
-    """One step's input, all (B, ...) on the device. Rows not in exec_mask leave their slot as it
-    is.
+    """One step's input, all (B, ...) on the device; rows not in exec_mask change nothing.
 
     slots: int64, distinct in exec_mask. codes: (B, N + 3) int64, of which num_codes count
     (look-ahead included unless is_last: a last chunk consumes all of its codes). N codes at most
@@ -142,9 +141,7 @@ class FlowState:
         )
 
     def start(self, slot: int, prompt: FlowPrompt) -> None:
-        """Put *slot* at the start of a turn of the voice *prompt*; nothing of an earlier turn
-        remains in reach.
-        """
+        """Put *slot* at the start of a turn of the voice *prompt*; all else is out of its reach."""
         self.token_lists.start(slot, prompt.first_code, prompt.num_codes)
         self.mel_lists.start(slot, UPSAMPLE * prompt.first_code, UPSAMPLE * prompt.num_codes)
         if self.dit_lists is not self.mel_lists:

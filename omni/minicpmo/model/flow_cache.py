@@ -31,7 +31,8 @@ def keep_newest(column: Tensor, total: Tensor, prompt: Tensor, tail: int) -> tup
     """Return where each kept *column* comes from, and how many are kept.
 
     Kept are the first *prompt* and the last *tail*. column: (1, K). total, prompt: (B, 1), lengths
-    of the untrimmed list and of its prompt part. Returns (B, K), defined where column < length, and (B, 1).
+    of the untrimmed list and of its prompt part. Returns (B, K), defined where column < length,
+    and (B, 1).
     """
     limit = prompt + tail
     beyond = (total > limit) & (column >= prompt)
@@ -139,9 +140,7 @@ class FrameLists:
         rule: Rule = keep_newest,
         newest_first: bool = False,
     ) -> "FrameLists":
-        """Return empty lists. max_prompt: longest prompt; num_prompt_frames: of all voices
-        together.
-        """
+        """Return empty lists. max_prompt: of one voice; num_prompt_frames: of all together."""
         rows = num_slots + 1
         kept = tail + max_prompt if newest_first else tail
         return cls(
@@ -237,9 +236,7 @@ class FrameLists:
 
 @frozen
 class Rows:
-    """The slots of a step's rows. read, write: (B,) int64; rows that sit out write to the scratch
-    slot.
-    """
+    """The slots of a step's rows, (B,) int64: rows that sit out write to the scratch slot."""
 
     read: Tensor
     write: Tensor

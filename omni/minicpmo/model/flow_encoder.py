@@ -1,6 +1,4 @@
-"""The flow encoder: speech tokens -> mu, 2 mel frames per token; a conformer that streams chunk by
-chunk.
-"""
+"""The flow encoder: speech tokens -> mu, 2 mel frames a token, by a streaming conformer."""
 
 import math
 
@@ -118,9 +116,7 @@ class Lookahead(nn.Module):
         self.conv2 = nn.Conv1d(hidden, hidden, LOOKAHEAD_CACHE + 1)
 
     def forward(self, x: Tensor, cache: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (B, T + 3, C). cache: (B, C, 2). Returns (B, T, C) and the cache after counts (B,)
-        frames.
-        """
+        """Return (B, T, C) and the cache (B, C, 2) after counts (B,) frames of x (B, T + 3, C)."""
         seen = torch.cat((cache, F.leaky_relu(self.conv1(x.transpose(1, 2)))), 2)
         out = self.conv2(seen).transpose(1, 2) + x[:, :-LOOKAHEAD]
         return out, last_frames(seen, counts, LOOKAHEAD_CACHE)
@@ -134,16 +130,15 @@ class Upsample(nn.Module):
         self.conv = nn.Conv1d(hidden, hidden, UPSAMPLE_CACHE + 1)
 
     def forward(self, x: Tensor, cache: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (B, T, C). cache: (B, C, 4). Returns (B, 2T, C) and the cache after counts (B,) mel
-        frames.
-        """
+        """Return (B, 2T, C) and the cache (B, C, 4) after counts (B,) mel frames of x (B, T, C)."""
         seen = torch.cat((cache, x.transpose(1, 2).repeat_interleave(UPSAMPLE, 2)), 2)
         return self.conv(seen).transpose(1, 2), last_frames(seen, counts, UPSAMPLE_CACHE)
 
 
 class ConformerLayer(nn.Module):
-    """Pre-norm relative-position attention and a SiLU feed-forward. Source: ESPnet conformer, no
-    macaron or conv.
+    """Pre-norm relative-position attention and a SiLU feed-forward.
+
+    Source: ESPnet conformer, without macaron and convolution.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -173,8 +168,9 @@ class FeedForward(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Transformer-XL attention: ((q + u) k + (q + v) W r_(i-j)) / sqrt(D), over cache and chunk,
-    both directions.
+    """Transformer-XL attention over cache and chunk, in both directions.
+
+    Scores are ((q + u) k + (q + v) W r_(i-j)) / sqrt(D).
     """
 
     def __init__(self, config: EncoderConfig) -> None:

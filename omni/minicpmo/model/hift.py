@@ -28,9 +28,7 @@ NOISE_SEED = 4219
 
 @frozen
 class MelBatch:
-    """One step's mel: slots (B,) int64, mel (B, T, M) zero after frames (B,), is_last and exec_mask
-    (B,) bool.
-    """
+    """One step's mel, (B, T, M), zero after frames (B,); slots, is_last and exec_mask are (B,)."""
 
     slots: Tensor
     mel: Tensor
@@ -120,8 +118,9 @@ class F0Predictor(nn.Module):
 
 
 def fixed_noise() -> Tensor:
-    """Return the source's additive noise, (500, 480, 9) ~ N(0, 1): a fixed table, so that neither
-    the batch nor the process changes what a session hears.
+    """Return the source's additive noise, (500, 480, 9) ~ N(0, 1).
+
+    It is a fixed table, so that neither the batch nor the process changes what a session hears.
     """
     generator = torch.Generator().manual_seed(NOISE_SEED)
     return torch.randn(NOISE_FRAMES, FRAME_SAMPLES, NUM_HARMONICS, generator=generator)
@@ -129,15 +128,13 @@ def fixed_noise() -> Tensor:
 
 @define
 class HiftState:
-    """What S slots keep between chunks; row S is scratch. frames (S + 1,): mel frames of the turn
-    so far.
-    """
+    """What S slots keep between chunks; row S is scratch."""
 
     num_slots: int
     mel: Tensor  # (S + 1, M, 8)
     source: Tensor  # (S + 1, 3840)
     speech: Tensor  # (S + 1, 3840)
-    frames: Tensor
+    frames: Tensor  # (S + 1,) mel frames of the turn so far
 
     @classmethod
     def create(cls, hift: Hift, num_slots: int) -> "HiftState":
@@ -151,9 +148,7 @@ class HiftState:
         )
 
     def reset(self, reset_mask: Tensor) -> None:
-        """Put the slots of reset_mask (S + 1,) bool at the start of a turn; nothing of an earlier
-        one remains.
-        """
+        """Put the slots of reset_mask (S + 1,) bool at the start of a turn; nothing is left."""
         self.mel.masked_fill_(reset_mask[:, None, None], 0)
         self.source.masked_fill_(reset_mask[:, None], 0)
         self.speech.masked_fill_(reset_mask[:, None], 0)
@@ -232,9 +227,7 @@ def _keep(
 
 
 def _cut(wave: Tensor, batch: MelBatch, lengths: Tensor, starts: Tensor) -> WaveBatch:
-    """Hold back the last 3840 samples unless the turn ends; put as many zeros before its first
-    sound.
-    """
+    """Hold back the last 3840 samples unless the turn ends; start it with as many zeros."""
     ends = batch.is_last[:, None]
     delayed = F.pad(wave, (OVERLAP_SAMPLES, 0))[:, : wave.shape[1]]
     wave = torch.where(starts & ~ends, delayed, wave)

@@ -1,5 +1,4 @@
-"""Vocoder B, causal HiFT of the 1.0.7 layout: chunk by chunk it gives exactly the sound of the
-whole utterance.
+"""Vocoder B, causal HiFT of the 1.0.7 layout: its chunks are exactly the whole utterance.
 
 A call computes its new frames with as much history as any of them can feel, so no convolution keeps
 a cache.
@@ -65,8 +64,7 @@ class CausalHift(nn.Module):
 
 
 class CausalF0Predictor(nn.Module):
-    """Five convolutions with ELU and a linear layer; the first looks 3 frames ahead, the others
-    back.
+    """Five convolutions with ELU and a linear layer; the first looks 3 frames ahead.
 
     Runs in float64: an error of 1e-4 Hz would grow with the accumulated phase.
     """
@@ -92,18 +90,14 @@ class CausalF0Predictor(nn.Module):
 
 
 def fixed_noise() -> Tensor:
-    """Return the source's additive noise, (500, 480, 9) uniform in [0, 1) as the reference's table
-    is.
-    """
+    """Return the source's additive noise, (500, 480, 9), uniform in [0, 1) as in the reference."""
     generator = torch.Generator().manual_seed(NOISE_SEED)
     return torch.rand(NOISE_FRAMES, FRAME_SAMPLES, NUM_HARMONICS, generator=generator)
 
 
 @define
 class CausalHiftState:
-    """What S slots keep between chunks; row S is scratch. Histories end at the right edge of their
-    tensor.
-    """
+    """What S slots keep between chunks; row S is scratch. Histories end at the right edge."""
 
     num_slots: int
     mel: Tensor  # (S + 1, M, 39)
@@ -123,9 +117,7 @@ class CausalHiftState:
         )
 
     def reset(self, reset_mask: Tensor) -> None:
-        """Put the slots of reset_mask (S + 1,) bool at the start of a turn; nothing of an earlier
-        one remains.
-        """
+        """Put the slots of reset_mask (S + 1,) bool at the start of a turn; nothing is left."""
         self.mel.masked_fill_(reset_mask[:, None, None], 0)
         self.source.masked_fill_(reset_mask[:, None, None], 0)
         self.phase.masked_fill_(reset_mask[:, None], 0)
@@ -188,9 +180,7 @@ def step(hift: CausalHift, state: CausalHiftState, batch: MelBatch) -> WaveBatch
 def _new_source(
     hift: CausalHift, state: CausalHiftState, batch: MelBatch, span: _Span, mel: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the source of the frames sourced..sourced_after, (B, T + 3, 480), and the phases after
-    them.
-    """
+    """Return the source of frames sourced..sourced_after, (B, T + 3, 480), and the phases then."""
     num_new = batch.mel.shape[1] + F0_RIGHT
     start = (span.sourced - F0_LEFT).clamp(min=0)
     offset = start - span.received + MEL_HISTORY
@@ -227,8 +217,9 @@ def _keep(
 
 
 def _cut(wave: Tensor, batch: MelBatch, span: _Span) -> WaveBatch:
-    """Return the sound of the frames spoken..spoken_after; a first one that is not the last after
-    3840 zeros.
+    """Return the sound of frames spoken..spoken_after.
+
+    The first of a turn, unless it is also the last, comes after 3840 zeros.
     """
     starts = (span.spoken == 0) & (span.spoken_after > 0) & ~batch.is_last
     silence = torch.where(starts, DELAY_SAMPLES, 0)

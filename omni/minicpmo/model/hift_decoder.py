@@ -1,5 +1,4 @@
-"""The decoder that both vocoders share: mel and source signal -> waveform, by residual blocks and
-an inverse STFT.
+"""The decoder that both vocoders share: mel and source -> residual blocks -> inverse STFT -> sound.
 
 Rows of a batch may have different lengths: what lies beyond a row's end is kept at zero, so each
 row is computed as if alone. Source: HiFTNet, https://arxiv.org/abs/2309.09493.
