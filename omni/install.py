@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     """Set up what the command in *argv* needs, and run it."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        wanted = _extras_for(argv)
+        wanted = extras_for(argv)
         _set_up(wanted)
         if argv[:1] == ["install"]:
             print(f"ready: {VENV} ({', '.join(wanted)})", flush=True)
@@ -63,11 +63,12 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _extras_for(argv: Sequence[str]) -> list[str]:
+def extras_for(argv: Sequence[str]) -> list[str]:
+    """Return the extras of setup.cfg that the command in *argv* needs on this machine."""
     command = argv[0] if argv else ""
     if command not in _NEEDS:
         return ["base"]
-    torch = "gpu" if _has_gpu() else "test-cpu"
+    torch = "gpu" if has_gpu() else "test-cpu"
     machine = ["base", "pocket", "gpu"] if torch == "gpu" else ["base", "pocket"]
     further = {"install": list(argv[1:]), "test": ["test", torch]}
     if command in _WITH_TORCH:
@@ -75,7 +76,8 @@ def _extras_for(argv: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*machine, *further.get(command, [])]))
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """True where an NVIDIA driver knows a GPU."""
     if shutil.which("nvidia-smi") is None:
         return False
     try:
@@ -86,31 +88,31 @@ def _has_gpu() -> bool:
 
 
 def _set_up(extras: Sequence[str]) -> None:
-    packages = _packages()
-    if unknown := [extra for extra in extras if extra not in packages]:
-        known = ", ".join(name for name in packages if not name.endswith(NO_DEPS))
+    lists = packages()
+    if unknown := [extra for extra in extras if extra not in lists]:
+        known = ", ".join(name for name in lists if not name.endswith(NO_DEPS))
         raise SetupError(f"there is no extra {unknown[0]!r}; known: {known}")
-    if not _missing(extras, packages):
+    if not _missing(extras, lists):
         return
     VENV.parent.mkdir(exist_ok=True)
     with _only_one():
-        missing = _missing(extras, packages)  # another one may have installed it meanwhile
+        missing = _missing(extras, lists)  # another one may have installed it meanwhile
         if missing:
-            _install(missing, packages)
+            _install(missing, lists)
 
 
-def _packages() -> dict[str, list[str]]:
+def packages() -> dict[str, list[str]]:
     """Return the requirements of each extra of setup.cfg, with `base` for what all need."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", "utf-8")
-    lists = {"base": config["options"]["install_requires"]}
-    lists.update(config["options.extras_require"])
-    return {name: text.split("\n")[1:] for name, text in lists.items()}
+    texts = {"base": config["options"]["install_requires"]}
+    texts.update(config["options.extras_require"])
+    return {name: text.split("\n")[1:] for name, text in texts.items()}
 
 
-def _missing(extras: Sequence[str], packages: dict[str, list[str]]) -> list[str]:
+def _missing(extras: Sequence[str], lists: dict[str, list[str]]) -> list[str]:
     installed = _stamp()
-    return [extra for extra in extras if installed.get(extra) != _digest(extra, packages)]
+    return [extra for extra in extras if installed.get(extra) != digest(extra, lists)]
 
 
 def _stamp() -> dict[str, str]:
@@ -124,19 +126,20 @@ def _stamp() -> dict[str, str]:
     return stamp if isinstance(stamp, dict) and stamp.get("root") == str(ROOT) else {}
 
 
-def _digest(extra: str, packages: dict[str, list[str]]) -> str:
-    lists = [packages[extra], packages.get(extra + NO_DEPS, [])]
-    return hashlib.sha256(json.dumps([lists, sys.version_info[:2]]).encode()).hexdigest()
+def digest(extra: str, lists: dict[str, list[str]]) -> str:
+    """Return what stands in the stamp for *extra*; another list or Python gives another."""
+    both = [lists[extra], lists.get(extra + NO_DEPS, [])]
+    return hashlib.sha256(json.dumps([both, sys.version_info[:2]]).encode()).hexdigest()
 
 
-def _install(extras: Sequence[str], packages: dict[str, list[str]]) -> None:
+def _install(extras: Sequence[str], lists: dict[str, list[str]]) -> None:
     started_s = time.monotonic()
     _check_disk(extras)
     print(f"omni: setting up {VENV} for this machine: {', '.join(extras)}", flush=True)
     _make_venv()
     # All in one call, so that pip finds versions that fit together.
-    together = [line for extra in extras for line in packages[extra]]
-    alone = [line for extra in extras for line in packages.get(extra + NO_DEPS, [])]
+    together = [line for extra in extras for line in lists[extra]]
+    alone = [line for extra in extras for line in lists.get(extra + NO_DEPS, [])]
     calls = [call for call in (together, ["--no-deps", *alone]) if call[-1] != "--no-deps"]
     print(f"omni: fetching {len(together) + len(alone)} packages and what they need", flush=True)
     for call in calls:
@@ -145,7 +148,7 @@ def _install(extras: Sequence[str], packages: dict[str, list[str]]) -> None:
     UNFINISHED.touch()
     for call in calls:
         _pip("install", "--quiet", "--no-index", "--find-links", str(WHEELS), *call)
-    _write_stamp({extra: _digest(extra, packages) for extra in extras})
+    _write_stamp({extra: digest(extra, lists) for extra in extras})
     shutil.rmtree(WHEELS)
     print(f"omni: set up in {time.monotonic() - started_s:.0f} s", flush=True)
 
@@ -166,16 +169,13 @@ def _make_venv() -> None:
         if _runs("-c", f"import sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"):
             return
     base = getattr(sys, "_base_executable", sys.executable)
-    result = subprocess.run(
-        [base, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True
-    )
-    if result.returncode == 0:
+    code, words = _watched([base, "-m", "venv", "--clear", str(VENV)], is_shown=False)
+    if code == 0:
         return
-    words = (result.stdout + result.stderr).strip()
     if "ensurepip" in words or "No module named venv" in words:
         name = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
         raise SetupError(f"this Python has no venv. Run: sudo apt install {name}\n{_HINT}")
-    raise SetupError(f"cannot make {VENV}: {words or 'no reason given'}\n{_HINT}")
+    raise SetupError(f"cannot make {VENV}: {words.strip() or 'no reason given'}\n{_HINT}")
 
 
 def _runs(*arguments: str) -> bool:
@@ -192,27 +192,32 @@ def _pip(command: str, *arguments: str) -> None:
     Raises: SetupError with the reason in plain words.
     """
     quiet = ["--no-input", "--disable-pip-version-check"]
-    whole = [str(PYTHON), "-m", "pip", command, *quiet, *arguments]
-    errors: list[str] = []
-    with subprocess.Popen(whole, stderr=subprocess.PIPE, text=True) as pip:
-        assert pip.stderr is not None
+    code, errors = _watched([str(PYTHON), "-m", "pip", command, *quiet, *arguments], is_shown=True)
+    if code:
+        raise SetupError(f"{_reason(errors)} {_HINT}")
+
+
+def _watched(command: Sequence[str], is_shown: bool) -> tuple[int, str]:
+    """Run *command*, and return its exit code and the end of what it said (shown: on stderr).
+
+    It gets a process group, so that a stop of the set-up ends also what it started itself.
+    """
+    said: list[str] = []
+    out, errors = (None, subprocess.PIPE) if is_shown else (subprocess.PIPE, subprocess.STDOUT)
+    with subprocess.Popen(
+        command, stdout=out, stderr=errors, text=True, process_group=0
+    ) as process:
+        words = process.stderr or process.stdout
+        assert words is not None
         try:
-            for line in pip.stderr:
-                print(line, end="", file=sys.stderr, flush=True)
-                errors = [*errors[-200:], line]
+            for line in words:
+                if is_shown:
+                    print(line, end="", file=sys.stderr, flush=True)
+                said = [*said[-200:], line]
         except KeyboardInterrupt:
-            _end(pip)
+            os.killpg(process.pid, signal.SIGKILL)
             raise
-    if pip.returncode:
-        raise SetupError(_reason("".join(errors)) + f" {_HINT}")
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
+    return process.returncode, "".join(said)
 
 
 def _reason(errors: str) -> str:
