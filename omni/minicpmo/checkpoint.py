@@ -100,7 +100,7 @@ def load_checkpoint(
 
     *pt_path*: a state dict (loaded with weights_only) whose tensors replace those of the directory.
     Raises: CheckpointError for a missing, truncated or foreign file and for every missing tensor or
-    wrong shape; nothing is loaded then.
+    wrong shape, and when the GPU has too little memory; nothing is loaded then.
     """
     started = time.monotonic()
     config = ModelConfig.from_directory(directory)
@@ -111,6 +111,8 @@ def load_checkpoint(
     left_over = check_names(dict(model.checkpoint_tensors()), stored)
     if device.type == "cuda":
         forbid_cudnn_attention()
+        needed = sum(parameter.numel() * dtype.itemsize for parameter in model.parameters())
+        require_memory(needed, torch.cuda.mem_get_info(device)[0])
     materialize(model, device, dtype)
     targets = dict(model.checkpoint_tensors())
     with torch.no_grad():
@@ -128,6 +130,17 @@ def load_checkpoint(
     )
     log.info("loaded %d tensors from %s in %.1f s", len(targets), directory, report.seconds)
     return model, report
+
+
+def require_memory(needed_bytes: int, free_bytes: int) -> None:
+    """Raise CheckpointError when the weights do not fit, saying by how much."""
+    if needed_bytes > free_bytes:
+        needed, free = (count / 2**30 for count in (needed_bytes, free_bytes))
+        raise CheckpointError(
+            f"the weights take {needed:.1f} GiB of GPU memory and {free:.1f} GiB are free: "
+            f"{needed - free:.1f} GiB are missing; end other programs on this GPU or choose "
+            "another with --gpus"
+        )
 
 
 def index_tensors(directory: Path) -> dict[str, StoredTensor]:

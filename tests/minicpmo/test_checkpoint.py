@@ -17,6 +17,7 @@ from omni.minicpmo.checkpoint import (
     fill_staged,
     index_tensors,
     load_checkpoint,
+    require_memory,
 )
 from omni.minicpmo.model.config import ModelConfig
 from omni.minicpmo.tensor_table import is_used, tensor_table
@@ -230,6 +231,13 @@ def test_a_state_dict_with_code_or_foreign_names_is_refused(copy, tmp_path):
         load(copy, tmp_path / "foreign.pt")
     with pytest.raises(CheckpointError, match="code.pt: not a plain state dict"):
         load(copy, tmp_path / "code.pt")
+
+
+def test_too_little_gpu_memory_is_said_with_what_is_missing():
+    require_memory(2**30, 2**30)
+
+    with pytest.raises(CheckpointError, match="take 17.5 GiB.*16.0 GiB are free: 1.5 GiB are miss"):
+        require_memory(35 * 2**29, 16 * 2**30)
 
 
 def test_an_unknown_dtype_is_refused_by_name(copy):

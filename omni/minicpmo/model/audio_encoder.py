@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from omni.minicpmo.model.attention import AttentionPlan, additive_masks, attend, write_kv
 from omni.minicpmo.model.config import AudioConfig
-from omni.minicpmo.model.layers import Projector
+from omni.minicpmo.model.layers import Conv1d, Embedding, LayerNorm, Linear, Projector
 
 # A streamed second comes with 2 mel frames of context on each side: 52 encoder frames, of which the
 # outer two are dropped. Source: cnn_redundancy_ms 20 of the published streaming processor.
@@ -46,12 +46,12 @@ class AudioLayer(nn.Module):
         super().__init__()
         size = config.hidden_size
         self._num_heads = config.num_heads
-        self.self_attn_layer_norm = nn.LayerNorm(size)
-        self.qkv_proj = nn.Linear(size, 3 * size)
-        self.out_proj = nn.Linear(size, size)
-        self.final_layer_norm = nn.LayerNorm(size)
-        self.fc1 = nn.Linear(size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, size)
+        self.self_attn_layer_norm = LayerNorm(size)
+        self.qkv_proj = Linear(size, 3 * size)
+        self.out_proj = Linear(size, size)
+        self.final_layer_norm = LayerNorm(size)
+        self.fc1 = Linear(size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, size)
 
     def checkpoint_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield published names below `apm.layers.N.` and the memory that each fills."""
@@ -90,11 +90,11 @@ class AudioEncoder(nn.Module):
         super().__init__()
         self.config = config
         size = config.hidden_size
-        self.conv1 = nn.Conv1d(config.num_mel_bins, size, kernel_size=3, padding=1)
-        self.conv2 = nn.Conv1d(size, size, kernel_size=3, stride=2, padding=1)
-        self.embed_positions = nn.Embedding(config.max_positions, size)
+        self.conv1 = Conv1d(config.num_mel_bins, size, kernel_size=3, padding=1)
+        self.conv2 = Conv1d(size, size, kernel_size=3, stride=2, padding=1)
+        self.embed_positions = Embedding(config.max_positions, size)
         self.layers = nn.ModuleList(AudioLayer(config) for _ in range(config.num_layers))
-        self.layer_norm = nn.LayerNorm(size)
+        self.layer_norm = LayerNorm(size)
         self.projector = Projector(size, config.llm_hidden_size, config.llm_hidden_size)
 
     def checkpoint_tensors(self) -> Iterator[tuple[str, Tensor]]:

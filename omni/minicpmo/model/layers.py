@@ -50,6 +50,34 @@ def rotate_keys(keys: Tensor, shift: int, frequencies: Tensor) -> Tensor:
     return rotate(keys, angles.cos(), angles.sin())
 
 
+class Linear(nn.Linear):
+    """A linear layer that is filled from a checkpoint: drawing first weights would take seconds."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class Embedding(nn.Embedding):
+    """An embedding that is filled from a checkpoint."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class LayerNorm(nn.LayerNorm):
+    """A layer norm that is filled from a checkpoint."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class Conv1d(nn.Conv1d):
+    """A convolution that is filled from a checkpoint."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last dimension; the variance is taken in float32."""
 
@@ -67,8 +95,8 @@ class Projector(nn.Module):
 
     def __init__(self, in_size: int, hidden_size: int, out_size: int) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(in_size, hidden_size)
-        self.linear2 = nn.Linear(hidden_size, out_size)
+        self.linear1 = Linear(in_size, hidden_size)
+        self.linear2 = Linear(hidden_size, out_size)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.linear2(F.relu(self.linear1(x)))
@@ -84,10 +112,10 @@ class DecoderLayer(nn.Module):
         self._query_size = config.num_heads * config.head_dim
         self._kv_size = config.num_kv_heads * config.head_dim
         size, wide = config.hidden_size, config.intermediate_size
-        self.qkv_proj = nn.Linear(size, self._query_size + 2 * self._kv_size, bias=False)
-        self.o_proj = nn.Linear(self._query_size, size, bias=False)
-        self.gate_up_proj = nn.Linear(size, 2 * wide, bias=False)
-        self.down_proj = nn.Linear(wide, size, bias=False)
+        self.qkv_proj = Linear(size, self._query_size + 2 * self._kv_size, bias=False)
+        self.o_proj = Linear(self._query_size, size, bias=False)
+        self.gate_up_proj = Linear(size, 2 * wide, bias=False)
+        self.down_proj = Linear(wide, size, bias=False)
         self.input_layernorm = RMSNorm(size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(size, config.rms_norm_eps)
         if config.has_qk_norm:

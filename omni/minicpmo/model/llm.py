@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from omni.minicpmo.model.attention import AttentionPlan
 from omni.minicpmo.model.config import LlmConfig
-from omni.minicpmo.model.layers import Decoder
+from omni.minicpmo.model.layers import Decoder, Embedding, Linear
 
 
 class Llm(nn.Module):
@@ -17,9 +17,9 @@ class Llm(nn.Module):
         super().__init__()
         self.config = config
         size = config.decoder.hidden_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, size)
+        self.embed_tokens = Embedding(config.vocab_size, size)
         self.decoder = Decoder(config.decoder)
-        self.lm_head = nn.Linear(size, config.vocab_size, bias=False)
+        self.lm_head = Linear(size, config.vocab_size, bias=False)
 
     def checkpoint_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield published names below `llm.` and the memory that each fills."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from omni.minicpmo.model.attention import AttentionPlan
 from omni.minicpmo.model.config import TtsConfig
-from omni.minicpmo.model.layers import Decoder, Projector
+from omni.minicpmo.model.layers import Decoder, Embedding, Linear, Projector
 
 
 class Tts(nn.Module):
@@ -18,11 +18,11 @@ class Tts(nn.Module):
         super().__init__()
         self.config = config
         size = config.decoder.hidden_size
-        self.emb_text = nn.Embedding(config.num_text_tokens, size)
-        self.emb_code = nn.Embedding(config.num_audio_tokens, size)
+        self.emb_text = Embedding(config.num_text_tokens, size)
+        self.emb_code = Embedding(config.num_audio_tokens, size)
         self.decoder = Decoder(config.decoder)
         self.projector_semantic = Projector(config.llm_hidden_size, size, size)
-        self.head = nn.Linear(size, config.num_audio_tokens, bias=False)
+        self.head = Linear(size, config.num_audio_tokens, bias=False)
         self.head_magnitude = nn.Parameter(torch.empty(config.num_audio_tokens, 1))
 
     @property

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omni.minicpmo.model.config import ResamplerConfig, VisionConfig
+from omni.minicpmo.model.layers import Embedding, LayerNorm, Linear
 
 PatchGrid = tuple[int, int]  # (rows, columns) of patches of one image
 
@@ -51,12 +52,12 @@ class VisionLayer(nn.Module):
         super().__init__()
         size = config.hidden_size
         self._num_heads = config.num_heads
-        self.layer_norm1 = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.qkv_proj = nn.Linear(size, 3 * size)
-        self.out_proj = nn.Linear(size, size)
-        self.layer_norm2 = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.fc1 = nn.Linear(size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, size)
+        self.layer_norm1 = LayerNorm(size, eps=config.layer_norm_eps)
+        self.qkv_proj = Linear(size, 3 * size)
+        self.out_proj = Linear(size, size)
+        self.layer_norm2 = LayerNorm(size, eps=config.layer_norm_eps)
+        self.fc1 = Linear(size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, size)
 
     def checkpoint_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield published names below `vpm.encoder.layers.N.` and the memory that each fills."""
@@ -88,10 +89,10 @@ class VisionTower(nn.Module):
         super().__init__()
         self.config = config
         patch_values = config.num_channels * config.patch_size**2
-        self.patch_embedding = nn.Linear(patch_values, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.grid_size**2, config.hidden_size)
+        self.patch_embedding = Linear(patch_values, config.hidden_size)
+        self.position_embedding = Embedding(config.grid_size**2, config.hidden_size)
         self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_layers))
-        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self._position_ids: dict[PatchGrid, Tensor] = {}
 
     def checkpoint_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -138,10 +139,10 @@ class Resampler(nn.Module):
         self.config = config
         size = config.hidden_size
         self.query = nn.Parameter(torch.empty(config.num_queries, size))
-        self.kv_proj = nn.Linear(config.vision_hidden_size, size, bias=False)
-        self.in_proj = nn.Linear(size, 3 * size)
-        self.out_proj = nn.Linear(size, size)
-        self.ln_q, self.ln_kv, self.ln_post = (nn.LayerNorm(size, eps=1e-6) for _ in range(3))
+        self.kv_proj = Linear(config.vision_hidden_size, size, bias=False)
+        self.in_proj = Linear(size, 3 * size)
+        self.out_proj = Linear(size, size)
+        self.ln_q, self.ln_kv, self.ln_post = (LayerNorm(size, eps=1e-6) for _ in range(3))
         self.proj = nn.Parameter(torch.empty(size, size))
         self._position_tables: dict[PatchGrid, Tensor] = {}
 
