@@ -182,6 +182,7 @@ test("an interrupted result cuts playback at once and keeps only what was heard"
   made.socket.says({ ...listen, interrupted: true });
 
   assert.equal(made.player.cuts, 1);
+  assert.equal(made.session.metrics.interrupts, 1);
   assert.deepEqual(made.world.of("caption").at(-1), { turn: 1, text: "one two ", isFinal: true, isInterrupted: true });
 });
 

@@ -84,7 +84,6 @@ export class DuplexSession extends LiveSession {
     if (this.state !== "live") return;
     this.#forceNext = true;
     this.#discardUntil = this.metrics.sent;
-    if (this.phase === "speaking" || this.parts.player.isPlaying) this.metrics.interrupts += 1;
     this.#cut("interrupt");
   }
 
@@ -171,7 +170,10 @@ export class DuplexSession extends LiveSession {
 
   /** @param {"interrupt"|"barge_in"} kind */
   #cut(kind) {
-    if (this.#captions || this.#turns.length || this.parts.player.isPlaying) this.emit("marker", { kind });
+    if (this.#captions || this.#turns.length || this.parts.player.isPlaying) {
+      this.metrics.interrupts += 1;
+      this.emit("marker", { kind });
+    }
     this.parts.player.cut();
     this.onRelease();
     this.#captions = null;

@@ -95,15 +95,14 @@ export class Player extends EventTarget {
   /** What was pushed plays out; the next sound opens a new turn. */
   endTurn() {
     if (!this.#isTurnOpen) return;
-    this.#isTurnOpen = false;
     this.#node?.port.postMessage({ type: "end" });
-    this.#policy.afterTurn(this.#gapMs() - this.#gapMsAtBegin);
+    this.#closeTurn();
   }
 
   /** Silence within the fade; everything buffered is forgotten. */
   cut() {
-    this.#isTurnOpen = false;
     this.#node?.port.postMessage({ type: "cut" });
+    if (this.#isTurnOpen) this.#closeTurn();
   }
 
   /** Silence without forgetting. @param {boolean} isHeld */
@@ -166,6 +165,11 @@ export class Player extends EventTarget {
     this.#isTurnOpen = true;
     this.#gapMsAtBegin = this.#gapMs();
     this.#node?.port.postMessage({ type: "begin", delayMs: this.#policy.delayMs });
+  }
+
+  #closeTurn() {
+    this.#isTurnOpen = false;
+    this.#policy.afterTurn(this.#gapMs() - this.#gapMsAtBegin);
   }
 
   #gapMs() {
