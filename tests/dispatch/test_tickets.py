@@ -50,6 +50,22 @@ def test_enqueueing_costs_the_same_behind_ten_and_a_thousand() -> None:
     assert set(costs) == {1}
 
 
+def test_newcomers_of_a_long_line_that_moves_cost_the_same_and_are_corrected() -> None:
+    line = Line()
+    for index in range(200):
+        line.add(f"s{index}")
+    line.line.remove("s0")
+    before = line.num_looks
+
+    newcomer = line.add("late")
+    assert line.num_looks - before == 1
+    told = line.line.due_updates(0.1, 1000)
+
+    assert newcomer in told
+    waits = [ticket.wait_s for ticket in line.line]
+    assert newcomer.wait_s == waits[-1] == max(waits)
+
+
 def test_everybody_behind_a_leaver_is_told_the_new_position() -> None:
     line = Line()
     for name in "abcd":
