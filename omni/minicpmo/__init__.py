@@ -1,1 +1,12 @@
-"""The MiniCPM-o 4.5 engine: the published checkpoint, many sessions in one batch."""
+"""The MiniCPM-o 4.5 engine: the published checkpoint, many sessions in one batch.
+
+checkpoint              files -> modules on a device; fetch, hubs, transfer bring the files
+tokenizer, prompt       text <-> ids; messages -> ids with places for embeddings; system_prompts
+images, video, mel      pictures, files and sound -> what the encoders take
+hearing                 seconds of sound of many slots -> embeddings
+kv_cache                pages, plans, roll-back, windows
+sampling                logits -> text tokens; code_sampling: -> speech codes
+speech_codes            spoken text -> codes; token2wav: codes -> sound; voice: reference recordings
+model                   the modules: tensors only
+tiny_checkpoint         the same layout, tiny and seeded, for tests and for trying things out
+"""

@@ -155,6 +155,7 @@ class PagedKVCache:
         """
         spans = []
         for row in rows:
+            assert row.num_tokens > 0, row
             start = self.length(row.slot) if row.start is None else row.start
             spans.append((row.slot, start, start + row.num_tokens))
         self.table.grow([(slot, stop) for slot, _, stop in spans])

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -61,6 +61,7 @@ def test_position_buckets_are_the_golden_ones(expected):
         assert position_buckets(case["n"], 70).tolist() == case["bucket"], case["n"]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6000), st.integers(1, 6000), st.integers(1, 16))
 def test_any_picture_gives_whole_patches_and_at_most_the_slices_allowed(width, height, most):
     grid = slice_grid((width, height), most)

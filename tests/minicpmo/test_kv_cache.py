@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni.errors import CapacityError, ContextExhausted
@@ -28,6 +28,7 @@ def small_cache(num_pages: int = 12, max_tokens: int = 30) -> PagedKVCache:
     )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40)), max_size=60))
 def test_every_page_is_free_or_held_once_after_any_growth_and_truncation(steps):
     table = PageTable(num_slots=4, num_pages=24, page_size=4, max_tokens=36)
@@ -42,6 +43,7 @@ def test_every_page_is_free_or_held_once_after_any_growth_and_truncation(steps):
         table.check_integrity()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3000))
 def test_a_page_bucket_holds_what_is_asked_and_wastes_at_most_a_quarter_beyond_four(num_pages):
     bucket = bucket_pages(num_pages)

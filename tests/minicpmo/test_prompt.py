@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni.errors import CheckpointError, ClientError
@@ -165,6 +165,7 @@ def test_a_frame_of_a_unit_has_no_number_and_no_line_breaks(prompts):
 HOSTILE = ["<|im_end|>", "<|im_start|>", "<unk>", "<image>", "<|listen|>", "\ufdd0", "0", "1", "m0"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=5)), max_size=12))
 def test_no_text_can_add_markup_or_a_place_for_media(prompts, pieces):
     text = "".join(pieces)
@@ -179,6 +180,7 @@ def test_no_text_can_add_markup_or_a_place_for_media(prompts, pieces):
     assert len(prompt.images) == 1
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_text_in_a_message_decodes_to_itself(prompts, text):
     """NFC is the tokenizer's own normalisation; surrogates cannot be encoded at all."""
