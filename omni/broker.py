@@ -75,9 +75,10 @@ class Broker:
         """Serve until `stop`. *poller* has both sockets, and what else may wake the loop."""
         self._ticked_at_s = time.monotonic()
         while not self._stops:
-            poller.poll(math.ceil(self._pause_s() * 1000))
-            for side in self._sockets:
-                self._take_batch(side)
+            ready = dict(poller.poll(math.ceil(self._pause_s() * 1000)))
+            for side, socket in self._sockets.items():
+                if socket in ready:
+                    self._take_batch(side)
             self._tick()
 
     def say_goodbye(self) -> None:

@@ -266,6 +266,7 @@ class Dispatcher:
             self._take_worker_leases(peer, hello.leases, now_s)
         else:
             self._take_web_leases(peer, hello.leases, now_s)
+        self._end_unreported(peer, hello.leases, now_s)
         self._serve(now_s)
 
     def _free_name(self, hello: Hello, now_s: float) -> bool:
@@ -364,6 +365,21 @@ class Dispatcher:
                 continue
             lease.web, lease.web_received = peer.id, held.received_seq
             self._say_rejoined(lease, peer.id)
+
+    def _end_unreported(
+        self, peer: Peer, held_leases: tuple[HeldLease, ...], now_s: float
+    ) -> None:
+        """End leases that *peer* says hello without; not young ones, of which it may not know."""
+        reported = {held.session for held in held_leases}
+        for lease in list(self.leases):
+            is_old = now_s - lease.started_at_s > self.peers.silence_limit_s
+            if lease.session in reported or not is_old:
+                continue
+            if lease.web == peer.id:
+                self._end_lease(lease, now_s, Revoked(code="released", message="web has left it"))
+            elif lease.worker_id == peer.id:
+                self.leases.note_freed(peer.name, lease.session, lease.generation)
+                self._end_with_worker(lease, f"{peer.name} has lost the session")
 
     def _say_rejoined(self, lease: Lease, sender: bytes) -> None:
         """Tell the ends of a lease that is whole what to send again; each what the other has."""

@@ -117,12 +117,17 @@ class PeerTable:
             record.expected, record.gone_at_s = expected, now_s
             record.heard_at_s = peer.heard_at_s
 
+    @property
+    def silence_limit_s(self) -> float:
+        """Silence after which a peer is lost: half a beat of grace, as beats are never exact."""
+        return (self.misses + 0.5) * self.interval_s
+
     def standing(self, peer: Peer, now_s: float) -> Standing:
-        """Judge *peer* by its silence: half a beat of grace, as beats are never exact."""
-        missed = (now_s - peer.heard_at_s) / self.interval_s - 0.5
-        if missed >= self.misses:
+        """Judge *peer* by its silence."""
+        silence_s = now_s - peer.heard_at_s
+        if silence_s >= self.silence_limit_s:
             return "lost"
-        return "probation" if missed >= 1 else "alive"
+        return "probation" if silence_s >= 1.5 * self.interval_s else "alive"
 
     def excuse(self, delay_s: float) -> None:
         """Do not blame the peers for *delay_s* in which nobody listened to them."""

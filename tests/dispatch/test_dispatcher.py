@@ -934,3 +934,38 @@ def test_a_lease_that_this_broker_gave_and_ended_is_not_restored_in_its_grace() 
 
     assert len(desk.told("worker-0", Revoked, "a")) == 1
     assert len(desk.dispatcher.leases) == 0
+
+
+def test_a_lease_that_its_web_says_hello_without_is_released() -> None:
+    desk = ready_desk()
+    desk.enqueue("a")
+    desk.pass_time(2.0, alive=("web-0", "worker-0"))
+
+    desk.web()
+
+    assert len(desk.told("worker-0", Revoked, "a")) == 1
+    assert desk.dispatcher.leases.get("a") is None
+
+
+def test_a_lease_that_its_worker_says_hello_without_is_lost() -> None:
+    desk = ready_desk()
+    desk.enqueue("a")
+    desk.enqueue("b")
+    desk.pass_time(2.0, alive=("web-0", "worker-0"))
+
+    desk.worker()
+
+    [revoked] = desk.told("web-0", Revoked, "a")
+    assert isinstance(revoked, Revoked) and revoked.code == "worker_lost"
+    assert desk.leased_sessions() == ["a", "b"]
+
+
+def test_a_lease_so_young_that_its_ends_may_not_know_it_survives_their_hello() -> None:
+    desk = ready_desk()
+    desk.enqueue("a")
+
+    desk.web()
+    desk.worker()
+
+    assert desk.told("web-0", Revoked) == []
+    assert desk.dispatcher.leases.get("a") is not None
