@@ -221,9 +221,11 @@ class DuplexSession(Session):
 
     def _answered(self, chunk: _Unanswered, result: UnitResult, now: float) -> Tell:
         self._num_results += 1
+        if result.current_time != self._num_results:  # it counts what was dropped as well
+            result = evolve(result, current_time=self._num_results)
         return Tell(
             UnitAnswered(
-                result=evolve(result, current_time=self._num_results),
+                result=result,
                 wall_clock_ms=(now - chunk.arrived_at) * 1000,
                 sent_at=now + self.unix_offset_s,
                 dropped=chunk.dropped,
