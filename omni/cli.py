@@ -66,6 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_status(commands.add_parser("status", help="show what runs, live"))
     _add_drain(commands.add_parser("drain", help="take no new sessions, wait for those that run"))
     _add_doctor(commands.add_parser("doctor", help="check this machine"))
+    _add_keys(commands.add_parser("keys", help="make the keys for workers on other hosts"))
     _add_settings(commands.add_parser("settings", help="print settings.toml with the defaults"))
     return parser
 
@@ -170,6 +171,19 @@ def _doctor(args: argparse.Namespace) -> int:
     from omni.doctor import examine  # looks for every package there is
 
     return examine(settings_of(args))
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    add_settings_arguments(parser)
+    parser.set_defaults(command=_keys)
+
+
+def _keys(args: argparse.Namespace) -> int:
+    from omni.keys import make_keys  # needs every package of the fabric
+
+    folder = make_keys(settings_of(args).fabric)
+    print(f"made {folder}: copy it to the run directory of every host, and keep it secret")
+    return 0
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ HOMES = {
         "omni.routes.",
         "omni.realtime.endpoint",
         "omni.realtime.socket",
+        "omni.client",
         "omni.talk",
         "omni.minicpmo.fetch",  # downloads a checkpoint
         "omni.minicpmo.hubs",
