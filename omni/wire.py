@@ -12,6 +12,7 @@ import zmq
 from attrs import frozen
 from zmq.auth import load_certificate
 
+from omni.codec import ZERO_COPY_BYTES
 from omni.errors import SettingsError
 from omni.settings import FabricSettings
 
@@ -93,6 +94,7 @@ def set_up_socket(socket: "zmq.Socket[Any]", fabric: FabricSettings) -> None:
     socket.set(zmq.RCVHWM, fabric.max_inflight_messages)
     socket.set(zmq.MAXMSGSIZE, MAX_PART_BYTES)
     socket.set(zmq.IPV6, 1)
+    socket.copy_threshold = ZERO_COPY_BYTES
 
 
 def connect_dealer(
