@@ -216,8 +216,8 @@ def random_assets(
         voice = Hift(sizes) if vocoder == "hift" else CausalHift(sizes)
     return Token2WavAssets(
         layout=Layout.HIFT if vocoder == "hift" else Layout.CAUSAL,
-        flow=flow.eval(),
-        vocoder=voice.eval(),
+        flow=flow.eval().to(device),
+        vocoder=voice.eval().to(device),
         speech_tokenizer=Path(),
         speaker_encoder=Path(),
     )

@@ -249,4 +249,4 @@ def euler_times(num_steps: int) -> list[float]:
 def fixed_noise(mel_bins: int) -> Tensor:
     """Return where every Euler solution starts, (30000, M) ~ N(0, 1), the same in each process."""
     generator = torch.Generator().manual_seed(NOISE_SEED)
-    return torch.randn(NOISE_FRAMES, mel_bins, generator=generator)
+    return torch.randn(NOISE_FRAMES, mel_bins, generator=generator, device="cpu")

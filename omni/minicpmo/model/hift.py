@@ -123,7 +123,8 @@ def fixed_noise() -> Tensor:
     It is a fixed table, so that neither the batch nor the process changes what a session hears.
     """
     generator = torch.Generator().manual_seed(NOISE_SEED)
-    return torch.randn(NOISE_FRAMES, FRAME_SAMPLES, NUM_HARMONICS, generator=generator)
+    shape = (NOISE_FRAMES, FRAME_SAMPLES, NUM_HARMONICS)
+    return torch.randn(shape, generator=generator, device="cpu")
 
 
 @define

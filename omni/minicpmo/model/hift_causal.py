@@ -92,7 +92,8 @@ class CausalF0Predictor(nn.Module):
 def fixed_noise() -> Tensor:
     """Return the source's additive noise, (500, 480, 9), uniform in [0, 1) as in the reference."""
     generator = torch.Generator().manual_seed(NOISE_SEED)
-    return torch.rand(NOISE_FRAMES, FRAME_SAMPLES, NUM_HARMONICS, generator=generator)
+    shape = (NOISE_FRAMES, FRAME_SAMPLES, NUM_HARMONICS)
+    return torch.rand(shape, generator=generator, device="cpu")
 
 
 @define
