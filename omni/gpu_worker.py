@@ -81,7 +81,7 @@ class Worker:
             for output in self._engine.outputs():
                 self._take(output, tenants, link)
         link.say_goodbye(self._farewell)
-        if not self._engine.stop(self._fabric.stop_timeout_s):
+        if not self._engine.stop(self._fabric.stop_timeout_s / 2):  # the launcher kills after all
             log.warning("the engine does not stop; leaving it")
         return self._exit_code
 

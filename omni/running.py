@@ -19,6 +19,7 @@ from attrs import asdict, frozen
 from omni.errors import OmniError
 
 POLL_S = 0.05
+LOOKING_S = 0.3
 _LOCK = "omni.lock"
 
 
@@ -49,21 +50,28 @@ def hold_run_dir(run_dir: str) -> Iterator[IO[str]]:
     """
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     with open(Path(run_dir) / _LOCK, "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
+        # whoever only looks holds it, too, for a moment
+        if not _wait(partial(_has_locked, lock), LOOKING_S):
             there = find_running(run_dir)
             where = f" at {there.address}" if there and there.address else ""
             raise AlreadyRunning(
                 f"omni already runs here{where} (process {there.pid if there else '?'}). "
                 "See it with `omni status`, stop it with `omni down`, or start a second one with "
                 "--set fabric.run_dir=DIR and another --port and --data-dir"
-            ) from exc
+            )
         announce(lock, Running.of_this_process())
         try:
             yield lock
         finally:
             lock.truncate(0)
+
+
+def _has_locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def announce(lock: IO[str], running: Running) -> None:
