@@ -47,12 +47,10 @@ class Answering:
     ) -> Answer:
         """Make the answer on *seat*. Raises: GenerationFailed, ContextExhausted."""
         known = self._known_answer(now)
-        if known is None:
-            order = self.order
-            answer = thinking.answer(seat, order.messages, order.sampling, self.take, prefilled)
-        else:
-            prefilled(len(self.order.question.split()))
-            answer = self._recite(known)
+        if known is not None:
+            return self._recite(known, prefilled)
+        order = self.order
+        answer = thinking.answer(seat, order.messages, order.sampling, self.take, prefilled)
         for piece in self._cutter.finish():
             self._on_piece(piece)
         return answer
@@ -77,11 +75,15 @@ class Answering:
             return small_talk_answer(self.order.question, len(self.order.messages))
         return known
 
-    def _recite(self, text: str) -> Answer:
-        self.take(text)
+    def _recite(self, text: str, prefilled: Callable[[int], None]) -> Answer:
+        """Give *text* whole: what is known needs no limit."""
+        num_words = len(self.order.question.split())
+        prefilled(num_words)
+        for piece in [*self._cutter.push(text), *self._cutter.finish()]:
+            self.give(piece)
         return Answer(
             text=text,
-            input_tokens=len(self.order.question.split()),
+            input_tokens=num_words,
             generated_tokens=len(text.split()),
             finish_reason="stop",
             prefill_ms=0.0,

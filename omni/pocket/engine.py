@@ -37,7 +37,7 @@ from omni.pocket.pipeline import Pipeline, Post
 from omni.pocket.results import Result, Turn
 from omni.pocket.session import Session
 from omni.pocket.speaking import Voice
-from omni.pocket.thinking import Sampling, Thinking, Utterance, load_thinking
+from omni.pocket.thinking import Sampling, Thinking, load_thinking
 from omni.pocket.turns import Turns
 from omni.settings import PocketSettings, Settings
 
@@ -84,7 +84,7 @@ class PocketEngine:
             settings.max_sessions,
             _SEAT_TOKENS,
         )
-        _warm_up(hearing, voice, thinking)
+        _warm_up(hearing, voice, thinking, Persona.of("", settings.system_prompt))
         self._pipeline = Pipeline(hearing, thinking, voice, settings.max_sessions, self._now)
         self._warm_seats()
         return Capabilities(
@@ -250,11 +250,11 @@ class PocketEngine:
         return self._settings.threads or min(os.cpu_count() or 1, _MAX_HEARING_THREADS)
 
 
-def _warm_up(hearing: Hearing, voice: Voice, thinking: Thinking) -> None:
+def _warm_up(hearing: Hearing, voice: Voice, thinking: Thinking, persona: Persona) -> None:
     """Run each model once: the first run of each allocates, and takes several times as long."""
     hearing.transcribe(np.zeros(audio.INPUT_HZ, dtype=np.float32))
     voice.say("Hello.")
-    thinking.prepare(0, [Utterance(role="user", text="Hello.")], lambda _: True)
+    thinking.prepare(0, persona.prefix, lambda _: True)
 
 
 def _path(setting: str) -> Path | None:
