@@ -29,7 +29,7 @@ from omni.log import set_up_logging
 from omni.messages import FABRIC, TO_WEB, TO_WORKER, Goodbye, Header, Heartbeat, Queued, Refused
 from omni.process import EXIT_CANNOT_START, process_settings
 from omni.settings import FabricSettings, ServiceSettings, Settings
-from omni.wire import Side, broker_keys, endpoints, set_up_socket
+from omni.wire import MORE_NOW, NOW, Side, broker_keys, endpoints, set_up_socket
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +92,11 @@ class Broker:
         socket = self._sockets[side]
         for _ in range(MAX_BATCH):
             try:
-                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = [socket.recv(NOW, copy=False)]
             except zmq.Again:
                 return
+            while frames[-1].more:  # recv_multipart asks the socket after each part, which costs
+                frames.append(socket.recv(copy=False))
             try:
                 self._take(side, frames)
                 if self.dispatcher.out:
@@ -206,10 +208,10 @@ class Broker:
         """Send without waiting. False if the peer takes nothing now; if it is gone, it is lost."""
         socket = self._by_tag[peer_id[:1]]
         try:
-            socket.send(peer_id[1:], zmq.SNDMORE | zmq.NOBLOCK)
+            socket.send(peer_id[1:], MORE_NOW)
             for part in parts[:-1]:
-                socket.send(part, zmq.SNDMORE | zmq.NOBLOCK, copy=False)
-            socket.send(parts[-1], zmq.NOBLOCK, copy=False)
+                socket.send(part, MORE_NOW, copy=False)
+            socket.send(parts[-1], NOW, copy=False)
         except zmq.Again:
             return False
         except zmq.ZMQError as exc:
@@ -240,11 +242,12 @@ class Broker:
         if away_s >= TICK_S:
             self._ticked_at_s = now_s
             self.dispatcher.tick(now_s)
-        else:
+        elif len(self.dispatcher.line):
             self.dispatcher.tell_waiting(now_s)
         if self._held:
             self._retry_held()
-        self._flush()
+        if self.dispatcher.out:
+            self._flush()
 
 
 @contextmanager

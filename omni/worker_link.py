@@ -37,7 +37,7 @@ from omni.messages import (
     Welcome,
 )
 from omni.settings import FabricSettings
-from omni.wire import connect_dealer, routing_id
+from omni.wire import MORE_NOW, NOW, connect_dealer, routing_id
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class WorkerLink:
     def _take_batch(self, inbox: list[tuple[Header, Message]]) -> None:
         for _ in range(MAX_BATCH):
             try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                parts = self._socket.recv_multipart(NOW)
             except zmq.Again:
                 return
             self._heard_at_s = time.monotonic()
@@ -281,8 +281,8 @@ class WorkerLink:
     def _send(self, parts: Sequence[Part]) -> bool:
         try:
             for part in parts[:-1]:
-                self._socket.send(part, zmq.SNDMORE | zmq.NOBLOCK, copy=False)
-            self._socket.send(parts[-1], zmq.NOBLOCK, copy=False)
+                self._socket.send(part, MORE_NOW, copy=False)
+            self._socket.send(parts[-1], NOW, copy=False)
         except zmq.Again:  # no connection, or its bound is reached: Welcome will tell
             if self.connected:
                 self._lose_broker("it takes no messages")
