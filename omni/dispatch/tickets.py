@@ -148,12 +148,16 @@ class TicketLine:
         return due
 
     def pause_s(self, now_s: float) -> float | None:
-        """Return how long nobody needs to be told of a move; None while the line stands still."""
+        """Return how long nobody needs to be told anything; None while nobody waits."""
         if self._round is not None:
             return 0.0
-        if self._moved and self._tickets:
-            return max(0.0, self._next_round_s - now_s)
-        return None
+        longest_untold = next(iter(self._told.values()), None)
+        if longest_untold is None:
+            return None
+        next_s = longest_untold.told_at_s + UPDATE_INTERVAL_S
+        if self._moved:
+            next_s = min(next_s, self._next_round_s)
+        return max(0.0, next_s - now_s)
 
     def _begin_round(self, now_s: float) -> None:
         self.estimate(now_s)

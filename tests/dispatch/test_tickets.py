@@ -108,7 +108,7 @@ def test_a_round_is_told_in_pieces_and_then_over() -> None:
     pieces = [len(line.line.due_updates(0.1, 4)) for _ in range(4)]
 
     assert pieces == [4, 4, 1, 0]
-    assert line.line.pause_s(0.1) is None
+    assert line.line.pause_s(0.1) == pytest.approx(UPDATE_INTERVAL_S)
 
 
 def test_the_end_of_a_line_that_always_moves_is_told_too() -> None:
@@ -178,3 +178,17 @@ def test_a_newcomer_after_a_leaver_gets_a_fresh_estimate() -> None:
     line.line.remove("a")
 
     assert line.add("d").wait_s == 25.0
+
+
+def test_more_who_are_due_than_fit_into_one_go_are_told_without_a_pause() -> None:
+    line = Line()
+    for index in range(10):
+        line.add(f"s{index}")
+
+    line.line.due_updates(UPDATE_INTERVAL_S, 4)
+
+    assert line.line.pause_s(UPDATE_INTERVAL_S) == 0.0
+
+
+def test_an_empty_line_needs_no_look() -> None:
+    assert Line().line.pause_s(5.0) is None
