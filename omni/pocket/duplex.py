@@ -24,7 +24,7 @@ from omni.errors import OmniError, ProtocolError
 from omni.pocket.playout import Playout
 from omni.pocket.results import Broke, Finished, Heard, Piece, Result
 from omni.pocket.turns import Turns
-from omni.pocket.vad import WINDOW_SAMPLES, Speech, SpeechDetector, SpeechRules
+from omni.vad import WINDOW_SAMPLES, Speech, SpeechDetector, SpeechRules
 
 MIN_CHUNK_MS, MAX_CHUNK_MS = 100, 1000
 #: Three windows of voice break in (96 ms); 480 ms of silence end an utterance.

@@ -2,8 +2,6 @@
 
 from collections import deque
 
-import numpy as np
-
 from omni import audio
 from omni.engine import (
     AudioChunk,
@@ -23,7 +21,7 @@ from omni.engine import (
 from omni.pocket.results import Broke, Finished, Heard, Piece, Result
 from omni.pocket.thinking import Answer
 from omni.pocket.turns import Turns
-from omni.pocket.vad import WINDOW_SAMPLES, Speech, SpeechDetector, SpeechRules
+from omni.vad import WINDOW_SAMPLES, Speech, SpeechDetector, SpeechRules
 
 #: The pop of a microphone that is switched on. Source: protocol 6.3
 _DEAF_AT_FIRST_S = 0.5
@@ -38,7 +36,7 @@ class HalfDuplexSession:
     def __init__(self, vad: VadParams, turns: Turns) -> None:
         self._turns = turns
         self._conversation = turns.conversation
-        self._detector = SpeechDetector(_rules(vad))
+        self._detector = SpeechDetector(SpeechRules.of(vad))
         self._pending: deque[audio.Waveform] = deque()
         self._deaf_samples = audio.samples(_DEAF_AT_FIRST_S, audio.INPUT_HZ)
         self._turn_index = 0
@@ -156,12 +154,3 @@ class HalfDuplexSession:
         self._turns.warm()
         done = TurnDone(turn_index=self._turn_index, text=text, costs=costs)
         return [ReplyChunk(is_final=True), done]
-
-
-def _rules(vad: VadParams) -> SpeechRules:
-    return SpeechRules(
-        threshold=float(np.clip(vad.threshold, 0.05, 0.99)),
-        min_speech_ms=max(vad.min_speech_duration_ms, 0),
-        min_silence_ms=max(vad.min_silence_duration_ms, 32),
-        pad_ms=min(max(vad.speech_pad_ms, 0), 2000),
-    )

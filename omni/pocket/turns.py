@@ -10,7 +10,7 @@ from omni.pocket.conversation import Conversation
 from omni.pocket.pipeline import Pipeline, Post
 from omni.pocket.results import Heard, Result, Turn
 from omni.pocket.thinking import Sampling
-from omni.pocket.vad import Speech
+from omni.vad import Speech
 
 
 @define(kw_only=True)

