@@ -54,12 +54,16 @@ def collect_errors(page: Page) -> list[str]:
     return errors
 
 
-async def until(page: Page, expression: str, timeout_s: float = 20.0) -> Any:
+async def until(page: Page, expression: str, timeout_s: float = 40.0) -> Any:
     """Wait until *expression* is true in *page*; return its value.
 
     Playwright's own wait_for_function polls with eval, which the pages' policy forbids.
     """
-    async with asyncio.timeout(timeout_s):
-        while not (value := await page.evaluate(expression)):
-            await asyncio.sleep(0.05)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not (value := await page.evaluate(expression)):
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        state = await page.evaluate("globalThis.omni?.metrics()")
+        raise AssertionError(f"{expression} did not become true; the page says {state}") from None
     return value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import json
 import math
 import struct
@@ -48,6 +49,8 @@ class Script:
     )
     piece_s: float = 0.8
     """Sound of one piece of the answer."""
+    max_answers: int = 1000
+    """After so many answers it only listens."""
     user_text: str = "why is the sky blue"
     interrupt_at: int | None = None
     """Answer this piece with `interrupted` instead."""
@@ -64,6 +67,7 @@ class Script:
 SCRIPT = web.AppKey("script", Script)
 
 
+@functools.cache
 def tone(seconds: float, hz: float = 220.0) -> str:
     """base64 float32 24 kHz: a tone that swells like a syllable."""
     count = int(seconds * SPEECH_RATE_HZ)
@@ -115,6 +119,7 @@ class DuplexScript:
         self.script = script
         self.heard = 0
         self.piece = -1
+        self.answers = 0
 
     async def send(self, kind: str, **fields: Any) -> None:
         await self.socket.send_str(json.dumps({"type": kind, **fields}))
@@ -144,8 +149,11 @@ class DuplexScript:
             self.heard, self.piece = 0, -1
             return await self.result()
         self.heard += 1
-        if self.piece < 0 and self.heard <= self.script.listen_chunks:
-            return await self.result()
+        if self.piece < 0:
+            is_silent = self.answers >= self.script.max_answers
+            if is_silent or self.heard <= self.script.listen_chunks:
+                return await self.result()
+            self.answers += 1
         self.piece += 1
         if self.piece == 0 and self.script.user_text:
             await self.send("transcript", role="user", text=self.script.user_text)

@@ -34,6 +34,7 @@ export async function getDefaults() {
  * @property {number} total_workers
  * @property {number} idle_workers
  * @property {number} queue_length
+ * @property {number} [free_slots] sessions that could start now; other servers count workers only
  */
 
 /** null when the server is not reachable or not ready. @returns {Promise<ServiceStatus|null>} */

@@ -86,7 +86,7 @@ async function followStatus() {
 function statusWords(status) {
   if (!status) return ["offline", "status.offline"];
   if (status.queue_length > 0) return ["busy", "status.waiting"];
-  return status.idle_workers > 0 ? ["ready", "status.ready"] : ["busy", "status.busy"];
+  return (status.free_slots ?? status.idle_workers) > 0 ? ["ready", "status.ready"] : ["busy", "status.busy"];
 }
 
 function languageSwitch() {
