@@ -144,12 +144,12 @@ class SpeechCodes:
         logits = self._tts.logits(hidden.index_select(0, plan.last_token))
         self._take(logits, [call.slot for call in calls])
 
-    def step(self) -> None:
-        """Feed the last code of every speaking slot and draw its next.
+    def step(self, slots: Sequence[int] | None = None) -> None:
+        """Feed the last code of every speaking slot, or of *slots* among them; draw its next.
 
         Raises: CapacityError or ContextExhausted, before anything is changed.
         """
-        slots = self.speaking
+        slots = self.speaking if slots is None else slots
         if not slots:
             return
         plan = self.cache.decode_plan(slots, [True] * len(slots))

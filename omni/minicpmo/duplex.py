@@ -1,0 +1,412 @@
+"""Full duplex as a program: prepare, then for every second hear, decide, and listen or speak.
+
+Source: the published duplex loop; its known faults are mended where a comment names one (Q...).
+"""
+
+import logging
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from omni.audio import float32_from_waveform, waveform_from_float32
+from omni.engine import (
+    EMPTY,
+    AudioChunk,
+    Buffer,
+    Failed,
+    Prepared,
+    PrepareDuplex,
+    StageCosts,
+    UnitResult,
+)
+from omni.errors import CapacityError, ClientError, OmniError
+from omni.minicpmo.code_buffer import CodeBuffer, Pace, fill_unit
+from omni.minicpmo.code_sampling import CodeSampling
+from omni.minicpmo.images import SlicedImage, decode_image, slice_image
+from omni.minicpmo.sampling import TextRule, TextSampling
+from omni.minicpmo.session import Session
+from omni.minicpmo.speech_codes import SpeechMode
+from omni.minicpmo.unit import MAX_CHARACTERS, Perceived, Said, Stopwatch, opening
+from omni.minicpmo.voice import Voice
+from omni.minicpmo.window import UnitRecord, Window
+from omni.minicpmo.work import (
+    Aside,
+    Draw,
+    Embeds,
+    EncodeAudio,
+    EncodeImages,
+    Feed,
+    HearUnit,
+    Ids,
+    Part,
+    Program,
+    Speak,
+    Spoken,
+    Vocode,
+    Waveform,
+    done,
+)
+
+log = logging.getLogger(__name__)
+
+CHUNK_MS = 1000  # the length of a unit, fixed by training
+#: Units that one chunk may complete; what it brings beyond waits for the next chunk.
+_MAX_UNITS_A_CHUNK = 8
+
+
+def duplex(session: Session, options: PrepareDuplex) -> Program[None]:
+    """The story of one call; it ends when the session is closed."""
+    call = yield from _prepare(session, options)
+    session.emit(Prepared(prompt_length=session.kv_length, chunk_ms=CHUNK_MS))
+    while True:
+        chunk = yield from session.receive()
+        for _ in range(session.num_skipped):
+            session.emit(UnitResult(is_listen=True, current_time=call.num_units))
+        session.num_skipped = 0
+        yield from call.answer(chunk)
+
+
+def _prepare(session: Session, options: PrepareDuplex) -> Program["Call"]:
+    persona, sounding = _recordings(session, options)
+    prompts = session.around.prompts
+    prefix: list[Part] = [Ids(prompts.duplex_prefix(options.system_prompt))]
+    if persona is not None:
+        (embeds,) = yield from done(EncodeAudio(recordings=[persona]))
+        prefix.append(Embeds(embeds))
+    suffix = prompts.duplex_suffix()
+    yield from done(Feed(parts=[*prefix, Ids(suffix)]))
+    window = Window.of(session, session.kv_length - len(suffix), suffix)
+    voice = None
+    if sounding is not None:
+        voice = yield from session.analyse(sounding)
+        yield from done(Vocode(chunks=(), voice=voice))
+    return Call(
+        session=session,
+        options=options,
+        text=_text_sampling(options),
+        codes=CodeSampling(temperature=options.tts_temperature),
+        window=window,
+        voice=voice,
+    )
+
+
+def _recordings(
+    session: Session, options: PrepareDuplex
+) -> tuple[Waveform | None, Waveform | None]:
+    """Return the recordings of the persona and of the sound; the default where none is given."""
+    persona = waveform_from_float32(options.voice) if len(options.voice) else None
+    sounding = waveform_from_float32(options.tts_voice) if len(options.tts_voice) else persona
+    if not options.generate_audio:
+        return persona, None
+    if sounding is None:
+        return session.around.default_voice, session.around.default_voice
+    return persona, sounding
+
+
+def _text_sampling(options: PrepareDuplex) -> TextSampling:
+    try:
+        return TextSampling(
+            rule=TextRule.DUPLEX,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            repetition_penalty=options.text_repetition_penalty,
+            repetition_window=options.text_repetition_window_size,
+            length_penalty=options.length_penalty,
+            listen_prob_scale=options.listen_prob_scale,
+            listen_top_k=options.listen_top_k or 0,
+            is_greedy=options.decode_mode == "greedy",
+        )
+    except ValueError as exc:
+        raise ClientError(f"a sampling parameter is out of range: {exc.args[0]}") from exc
+
+
+@define(kw_only=True, eq=False)
+class Call:
+    """A duplex call after its preparation.
+
+    history: what the repetition penalty looks at. pending: the end of the last unit, not fed yet.
+    num_units: units heard. unit_start: the cache's length when the running unit began.
+    """
+
+    session: Session
+    options: PrepareDuplex
+    text: TextSampling
+    codes: CodeSampling
+    window: Window
+    voice: Voice | None
+    history: list[int] = field(factory=list)
+    pending: list[int] = field(factory=list)
+    images: list[SlicedImage] = field(factory=list)
+    is_turn_open: bool = False
+    has_speech: bool = False  # the speech-token model is in a turn
+    has_sounded: bool = False  # the vocoder is in a turn
+    buffer: CodeBuffer = field(factory=lambda: CodeBuffer.after_silence(Pace.FLUSH))
+    num_units: int = 0
+    unit_start: int = 0
+
+    def answer(self, chunk: AudioChunk) -> Program[None]:
+        """Answer one chunk by exactly one `UnitResult`; a failed one is a listen after `Failed`."""
+        start_s = self.session.now_s()
+        results: list[UnitResult] = []
+        try:
+            is_heard = yield from self._take_in(chunk)
+            while is_heard and len(results) < _MAX_UNITS_A_CHUNK:
+                results.append((yield from self._unit(chunk, start_s)))
+                is_heard = self.session.has_unit()
+        except OmniError as exc:
+            self.session.emit(Failed(code=exc.code, message=str(exc)))
+        if not results:  # too short to complete a unit, or failed
+            results.append(UnitResult(is_listen=True, current_time=self.num_units))
+        result = _merged(results)
+        if not self.options.deferred_finalize:
+            yield from self._finalize()
+        self.session.emit(attrs.evolve(result, kv_cache_length=self.session.kv_length))
+        yield from self._slide()
+
+    # --- hearing and seeing
+
+    def _take_in(self, chunk: AudioChunk) -> Program[bool]:
+        """Add the chunk to what waits; say whether there is a unit. Nothing is fed yet (Q23)."""
+        samples = waveform_from_float32(chunk.pcm)
+        if len(chunk.frames):
+            self.images = yield from self._read(chunk)
+        if len(samples):
+            self.session.push_sound(samples)
+            return self.session.has_unit()
+        return bool(self.images)
+
+    def _read(self, chunk: AudioChunk) -> Program[list[SlicedImage]]:
+        most = chunk.max_slice_nums or self.options.max_slice_nums
+        frames = [bytes(frame) for frame in chunk.frames]
+        images = yield from done(
+            Aside(call=lambda: [slice_image(decode_image(frame), most) for frame in frames])
+        )
+        return images
+
+    def _perceive(self) -> Program[Perceived]:
+        images, self.images = self.images, []
+        image_embeds = sound = None
+        if images:
+            image_embeds = yield from done(EncodeImages(images=images))
+        if self.session.has_unit():
+            sound = yield from done(HearUnit())
+        return Perceived(images=images, image_embeds=image_embeds, sound=sound)
+
+    # --- one unit
+
+    def _unit(self, chunk: AudioChunk, start_s: float) -> Program[UnitResult]:
+        watch = Stopwatch(start_s=start_s)
+        perceived = yield from self._perceive()
+        self.unit_start, pending = self.session.kv_length, self.pending
+        try:
+            result = yield from self._decide_and_speak(chunk, perceived, watch)
+        except OmniError:
+            # As if the unit had not been: its input is lost, the call goes on.
+            self.session.truncate(self.unit_start)
+            self.pending = pending
+            self._end_turn()
+            raise
+        return result
+
+    def _decide_and_speak(
+        self, chunk: AudioChunk, perceived: Perceived, watch: Stopwatch
+    ) -> Program[UnitResult]:
+        session, control = self.session, self.session.control
+        num_pending = len(self.pending)
+        must_listen = chunk.force_listen or self.num_units < self.options.force_listen_count
+        is_interrupted = chunk.force_listen and self.is_turn_open
+        parts = [opening(self.pending, control), *perceived.parts(session.around.prompts)]
+        if is_interrupted:
+            parts.append(Ids([control.turn_eos]))
+        logits = yield from self._feed(parts, wants_logits=not must_listen)
+        self.num_units += 1
+        watch.prefilled_s = session.now_s()
+        if is_interrupted:
+            self._end_turn()
+        said = Said(terminator=control.listen)
+        if logits is not None:
+            yield from self._say(said, logits)
+        watch.decoded_s = session.now_s()
+        is_listen = self._is_listen(said)
+        sound, num_codes = None, 0
+        if not is_listen and self.voice is not None:
+            sound, num_codes = yield from self._sound(said, self.voice, watch)
+        if said.ends_turn:
+            self._end_turn()
+        self.pending = [said.terminator, control.unit_end]
+        length = session.kv_length - self.unit_start - num_pending + len(self.pending)
+        self.window.note(self._record(length, said, is_listen))
+        turn_eos = [control.turn_eos] if is_interrupted else []
+        return UnitResult(
+            is_listen=is_listen,
+            text="" if is_listen else session.tokenizer.decode(said.spoken),
+            pcm=EMPTY if sound is None else Buffer(float32_from_waveform(sound)),
+            end_of_turn=said.ends_turn,
+            interrupted=is_interrupted,
+            current_time=self.num_units,
+            costs=watch.costs(session.now_s(), is_listen),
+            n_tokens=len(said.spoken),
+            n_tts_tokens=num_codes,
+            vision_slices=perceived.num_slices,
+            vision_tokens=perceived.num_image_tokens,
+            token_ids=(*turn_eos, *said.tokens, said.terminator),
+        )
+
+    def _feed(self, parts: Sequence[Part], wants_logits: bool) -> Program[Tensor | None]:
+        """Feed a unit's input; when the pool of pages is short, the oldest units make room."""
+        feed = Feed(parts=parts, wants_logits=wants_logits)
+        try:
+            fed = yield from done(feed)
+        except CapacityError:
+            self.session.truncate(self.unit_start)
+            count = self.window.num_half(self.unit_start)
+            if not count:
+                raise
+            yield from self.window.drop(self.session, count)
+            self.unit_start = self.session.kv_length
+            fed = yield from done(feed)
+        return fed.logits
+
+    def _say(self, said: Said, logits: Tensor) -> Program[None]:
+        """Draw and feed tokens until the unit ends."""
+        control = self.session.control
+        ends = (control.listen, control.chunk_eos, control.chunk_tts_eos)
+        for _ in range(self.options.max_new_speak_tokens_per_chunk - 1):
+            drawn = yield from done(
+                Draw(logits=logits, sampling=self.text, history=self.history)
+            )
+            if drawn.is_recorded:
+                self.history.append(drawn.token)
+                del self.history[: -self.text.repetition_window or len(self.history)]
+            token = drawn.token
+            if token == control.listen and self.is_turn_open:
+                token = control.tts_bos
+            if token in ends:
+                said.terminator = token
+                return
+            if said.tokens and self._is_too_long([*said.tokens, token]):
+                break  # the token is as if it had never been drawn (Q42)
+            fed = yield from done(Feed(parts=[Ids([token])], wants_logits=True))
+            if said.tokens:
+                said.hidden.append(fed.hidden)
+            said.tokens.append(token)
+            said.ends_turn = token == control.turn_eos
+            self.is_turn_open = not said.ends_turn
+            logits = fed.next_logits
+        said.terminator = control.chunk_eos
+
+    def _is_too_long(self, tokens: Sequence[int]) -> bool:
+        return len(self.session.tokenizer.decode(tokens)) >= MAX_CHARACTERS
+
+    def _is_listen(self, said: Said) -> bool:
+        # <|chunk_eos|> as the first token of a closed turn opens no turn and speaks nothing (Q41).
+        says_nothing = not said.tokens and not self.is_turn_open
+        return said.is_listen(self.session.control) or says_nothing
+
+    def _record(self, length: int, said: Said, is_listen: bool) -> UnitRecord:
+        special = set(self.session.tokenizer.special_ids.values())
+        spoken = () if is_listen else said.spoken
+        return UnitRecord(
+            number=self.num_units - 1,
+            length=length,
+            said=tuple(token for token in spoken if token not in special),
+        )
+
+    # --- speaking
+
+    def _sound(
+        self, said: Said, voice: Voice, watch: Stopwatch
+    ) -> Program[tuple[Waveform, int]]:
+        """Return the unit's sound (at least 1 s, unless the turn ends), and its number of codes."""
+        spoken = yield from self._speak(said)
+        watch.spoken_s = self.session.now_s()
+        self.buffer.push(list(spoken.codes))
+        chunks = self.buffer.take(ends_turn=said.ends_turn)
+        sound = np.zeros(0, dtype=np.float32)
+        if chunks:
+            first = None if self.has_sounded else voice
+            self.has_sounded = True
+            sound = yield from done(Vocode(chunks=chunks, voice=first))
+        watch.sounded_s = self.session.now_s()
+        return fill_unit(sound, ends_turn=said.ends_turn), len(spoken.codes)
+
+    def _speak(self, said: Said) -> Program[Spoken]:
+        if not self.has_speech:
+            self._open_speech()
+        hidden = torch.cat(said.hidden) if said.hidden else self._no_hidden()
+        call = Speak(text_ids=said.spoken, hidden=hidden, is_turn_end=said.ends_turn)
+        try:
+            spoken = yield from done(call)
+        except CapacityError:
+            # The turn has outgrown its cache: it goes on as if it began here.
+            self._open_speech()
+            spoken = yield from done(call)
+        return spoken
+
+    def _open_speech(self) -> None:
+        self.session.open_speech(SpeechMode.DUPLEX, self.codes)
+        self.has_speech = True
+
+    def _no_hidden(self) -> Tensor:
+        return self.session.states.no_hidden()
+
+    def _end_turn(self) -> None:
+        """Put speech and voice at the start of a turn (also after an interruption: Q18)."""
+        self.is_turn_open = False
+        self.has_speech = self.has_sounded = False
+        self.session.close_speech()
+        self.buffer = CodeBuffer.after_silence(Pace.FLUSH)
+
+    # --- between units
+
+    def _finalize(self) -> Program[None]:
+        if self.pending:
+            yield from done(Feed(parts=[Ids(self.pending)]))
+            self.pending = []
+
+    def _slide(self) -> Program[None]:
+        """Drop the oldest units when the window is full; the newest must be in the cache whole."""
+        count = self.window.num_due(self.session.kv_length + len(self.pending))
+        if not count:
+            return
+        try:
+            yield from self._finalize()
+        except CapacityError:
+            log.info("no page for the end of a unit before its window slides: it is fed later")
+        yield from self.window.drop(self.session, count)
+
+
+def _merged(results: Sequence[UnitResult]) -> UnitResult:
+    """Return one result for a chunk that completed several units."""
+    if len(results) == 1:
+        return results[0]
+    spoken = [result for result in results if not result.is_listen]
+    return UnitResult(
+        is_listen=not spoken,
+        text="".join(result.text for result in spoken),
+        pcm=Buffer(b"".join(bytes(result.pcm) for result in spoken)),
+        end_of_turn=results[-1].end_of_turn,
+        interrupted=any(result.interrupted for result in results),
+        current_time=results[-1].current_time,
+        costs=_sum([result.costs for result in results]),
+        n_tokens=sum(result.n_tokens or 0 for result in results),
+        n_tts_tokens=sum(result.n_tts_tokens or 0 for result in results),
+        vision_slices=sum(result.vision_slices for result in results),
+        vision_tokens=sum(result.vision_tokens for result in results),
+        token_ids=tuple(token for result in results for token in result.token_ids),
+    )
+
+
+def _sum(costs: Sequence[StageCosts]) -> StageCosts:
+    """Return the costs of several units; `all_ms` counts from the chunk's arrival in each."""
+    fields = [attrs.asdict(each) for each in costs]
+    sums = {
+        name: sum(values) if (values := [f[name] for f in fields if f[name] is not None]) else None
+        for name in fields[0]
+    }
+    return StageCosts(**{**sums, "all_ms": costs[-1].all_ms})

@@ -1,0 +1,185 @@
+"""From settings to a loaded engine: the checkpoint on its device, caches sized by free memory."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from attrs import evolve, field, frozen
+
+from omni.audio import INPUT_HZ, resample
+from omni.errors import CheckpointError, ProtocolError, SettingsError
+from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
+from omni.minicpmo.fetch import resolve_model
+from omni.minicpmo.model.audio_encoder import STREAM_FRAMES
+from omni.minicpmo.model.flow_cache import CacheTrim
+from omni.minicpmo.prompt import Prompts
+from omni.minicpmo.runner import CacheSizes, Runner
+from omni.minicpmo.sampling import TextSampler
+from omni.minicpmo.scheduler import STEP_LIMITS, Phase
+from omni.minicpmo.session import Surroundings, WindowOptions
+from omni.minicpmo.token2wav import Token2Wav
+from omni.minicpmo.token2wav_assets import load_assets
+from omni.minicpmo.token2wav_calls import Token2WavOptions
+from omni.minicpmo.tokenizer import Tokenizer
+from omni.minicpmo.voice import VoiceAnalyser
+from omni.minicpmo.work import Waveform
+from omni.settings import Settings
+from omni.wav import waveform_from_wav
+
+log = logging.getLogger(__name__)
+
+MAX_SLOTS = 64
+_CPU_SLOTS = 8
+_CPU_TOKENS_A_SLOT = 4096
+#: Beside the window a unit of a call may hold pictures: 9 slices and their source, 660 tokens.
+_UNIT_TOKENS = 1024
+#: 30 s of speech by 25 codes a second and what they are conditioned on; longer turns borrow.
+_SPEECH_TOKENS_A_SLOT = 1200
+#: Left free on a GPU: activations of the largest batches, cuBLAS workspaces, graphs.
+_SPARE_BYTES = 6 << 30
+
+
+@frozen(kw_only=True)
+class EngineOptions:
+    """What tests and benches choose and settings do not."""
+
+    trim: CacheTrim = CacheTrim.FIXED
+    window: WindowOptions = WindowOptions()
+    limits: Mapping[Phase, int] = field(factory=lambda: dict(STEP_LIMITS))
+    now_s: Callable[[], float] = time.perf_counter
+
+
+@frozen(kw_only=True, eq=False)
+class Loaded:
+    """A model that is ready."""
+
+    name: str
+    runner: Runner
+    around: Surroundings
+
+
+def load_model(settings: Settings, options: EngineOptions) -> Loaded:
+    """Load what the settings name. Raises: CheckpointError, SettingsError."""
+    directory = resolve_model(settings.model.model_path, Path(settings.service.data_dir))
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
+    dtype = torch.bfloat16 if has_gpu else torch.float32
+    pt_path = Path(settings.model.pt_path) if settings.model.pt_path else None
+    tokenizer = Tokenizer.from_directory(directory)
+    model, _ = load_checkpoint(directory, device, dtype, pt_path)
+    return _assemble(settings, options, directory, tokenizer, model)
+
+
+def _assemble(
+    settings: Settings,
+    options: EngineOptions,
+    directory: Path,
+    tokenizer: Tokenizer,
+    model: MiniCpmO,
+) -> Loaded:
+    device = model.llm.lm_head.weight.device
+    assets = load_assets(directory / "assets" / "token2wav", device)
+    vocoder = Token2WavOptions(num_slots=1, trim=options.trim, cache_dtype=_cache_dtype(device))
+    sizes = cache_sizes(settings, options, model, Token2Wav(assets, vocoder))
+    token2wav = Token2Wav(assets, evolve(vocoder, num_slots=sizes.num_slots))
+    sampler = TextSampler(tokenizer, model.config.llm.vocab_size, device)
+    runner = Runner(model, token2wav, sampler, sizes)
+    around = Surroundings(
+        tokenizer=tokenizer,
+        prompts=Prompts(tokenizer),
+        voices=VoiceAnalyser(
+            assets.speech_tokenizer, assets.speaker_encoder, vocoder.max_voice_codes
+        ),
+        default_voice=default_voice(settings.audio.ref_audio_path, directory),
+        now_s=options.now_s,
+        window=options.window,
+        max_tokens=sizes.max_tokens,
+        uses_image_id=model.config.use_image_id,
+    )
+    return Loaded(name=f"MiniCPM-o 4.5 ({directory.name})", runner=runner, around=around)
+
+
+def _cache_dtype(device: torch.device) -> torch.dtype:
+    # Half the vocoder's state, which is the largest of a session: 49 MB instead of 98.
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def cache_sizes(
+    settings: Settings, options: EngineOptions, model: MiniCpmO, one_slot: Token2Wav
+) -> CacheSizes:
+    """Return how many sessions fit, and the room that each cache gets.
+
+    one_slot: a vocoder with one slot, to measure what a slot of it takes.
+    Raises: SettingsError, when not even one session fits.
+    """
+    longest = model.config.llm.max_positions
+    wanted = settings.fabric.slots
+    device = model.llm.lm_head.weight.device
+    if device.type != "cuda":
+        num_slots = min(wanted or _CPU_SLOTS, MAX_SLOTS)
+        tokens = max(longest, num_slots * _CPU_TOKENS_A_SLOT)
+        return CacheSizes(
+            num_slots=num_slots,
+            kv_tokens=tokens,
+            max_tokens=longest,
+            speech_tokens=num_slots * _SPEECH_TOKENS_A_SLOT,
+        )
+    window = options.window
+    kept = window.high_tokens if window.mode == "basic" else 2 * window.high_tokens
+    free_bytes = torch.cuda.mem_get_info(device)[0] - _SPARE_BYTES
+    token_bytes = _kv_bytes_a_token(model)
+    slot_bytes = _state_bytes_a_slot(model, one_slot)
+    num_slots = int(free_bytes / (slot_bytes + token_bytes * (kept + _UNIT_TOKENS)))
+    if num_slots < 1:
+        missing = slot_bytes + token_bytes * (kept + _UNIT_TOKENS) - free_bytes
+        raise SettingsError(
+            f"the GPU lacks {missing / 1e9:.1f} GB for one session beside the weights: free memory "
+            "of other programs, or take a GPU with more (28 GB hold the model and one session)"
+        )
+    num_slots = min(num_slots, wanted or MAX_SLOTS, MAX_SLOTS)
+    kv_tokens = int((free_bytes - num_slots * slot_bytes) / token_bytes)
+    return CacheSizes(
+        num_slots=num_slots,
+        kv_tokens=kv_tokens,
+        max_tokens=min(longest, kv_tokens),
+        speech_tokens=num_slots * _SPEECH_TOKENS_A_SLOT,
+        page_size=64,
+    )
+
+
+def _kv_bytes_a_token(model: MiniCpmO) -> int:
+    decoder = model.config.llm.decoder
+    values = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim
+    return values * model.llm.lm_head.weight.element_size()
+
+
+def _state_bytes_a_slot(model: MiniCpmO, one_slot: Token2Wav) -> int:
+    """Return the memory of one session beside its language-model cache."""
+    audio, speech = model.config.audio, model.config.tts.decoder
+    item_bytes = model.llm.lm_head.weight.element_size()
+    frames = audio.max_positions // STREAM_FRAMES * STREAM_FRAMES
+    hearing = 2 * audio.num_layers * audio.hidden_size * frames
+    codes = 2 * speech.num_layers * speech.num_kv_heads * speech.head_dim * _SPEECH_TOKENS_A_SLOT
+    # The state of one slot comes with a scratch slot and the voices: more than a further slot.
+    return (hearing + codes) * item_bytes + one_slot.calls.num_state_bytes() // 2
+
+
+def default_voice(ref_audio_path: str, directory: Path) -> Waveform:
+    """Return the reference voice of sessions that bring none: float32, 16 kHz.
+
+    The settings' file, else one that came with the model, else the one of this package.
+    Raises: SettingsError for a file that the settings name and that cannot be read.
+    """
+    shipped = [directory / "assets" / "HT_ref_audio.wav"]
+    shipped += sorted((directory / "assets").glob("system_ref_audio*.wav"))
+    ours = Path(__file__).parents[1] / "assets" / "default_voice.wav"
+    found = next(path for path in (*shipped, ours) if path.is_file())
+    path = Path(ref_audio_path) if ref_audio_path else found
+    try:
+        samples, rate_hz = waveform_from_wav(path.read_bytes())
+    except (OSError, ProtocolError) as exc:
+        kind = SettingsError if ref_audio_path else CheckpointError
+        raise kind(f"{path}: the reference voice cannot be read: {exc}") from exc
+    return resample(samples, rate_hz, INPUT_HZ)
