@@ -289,7 +289,7 @@ class Call:
             if token in ends:
                 said.terminator = token
                 return
-            if said.tokens and self._is_too_long([*said.tokens, token]):
+            if said.tokens and self._is_too_long([*said.spoken, token]):
                 break  # the token is as if it had never been drawn (Q42)
             fed = yield from done(Feed(parts=[Ids([token])], wants_logits=True))
             if said.tokens:

@@ -43,6 +43,10 @@ from omni.minicpmo.work import (
 CODES_A_STEP = 5
 
 
+#: Slot, what was asked and what was drawn -> what is taken; benches and tests set scripts by it.
+Choose = Callable[[int, Draw, Drawn], Drawn]
+
+
 @frozen(kw_only=True)
 class CacheSizes:
     """Room for the caches that grow with a conversation."""
@@ -98,8 +102,10 @@ class Runner:
         token2wav: Token2Wav,
         sampler: TextSampler,
         sizes: CacheSizes,
+        choose: Choose | None = None,
     ) -> None:
         self.model = model
+        self._choose = choose
         self.sizes = sizes
         self.token2wav = token2wav
         decoder, weight = model.config.llm.decoder, model.llm.lm_head.weight
@@ -227,7 +233,11 @@ class Runner:
         drawn = self._sampler.sample(logits, rows, on_device)
         # The programs act on each token: the one wait of a decode step.
         pairs = torch.stack((drawn.token, drawn.is_recorded.long()), dim=1).tolist()
-        return [Drawn(token=token, is_recorded=bool(noted)) for token, noted in pairs]
+        tokens = [Drawn(token=token, is_recorded=bool(noted)) for token, noted in pairs]
+        if self._choose is None:
+            return tokens
+        rows_of = zip(sessions, works, tokens, strict=True)
+        return [self._choose(session.slot.index, work, token) for session, work, token in rows_of]
 
     def _embed(self, shares: Sequence[FeedShare]) -> Tensor:
         """Return (N, C): the tokens of all shares, packed."""

@@ -15,7 +15,7 @@ from omni.minicpmo.fetch import resolve_model
 from omni.minicpmo.model.audio_encoder import STREAM_FRAMES
 from omni.minicpmo.model.flow_cache import CacheTrim
 from omni.minicpmo.prompt import Prompts
-from omni.minicpmo.runner import CacheSizes, Runner
+from omni.minicpmo.runner import CacheSizes, Choose, Runner
 from omni.minicpmo.sampling import TextSampler
 from omni.minicpmo.scheduler import STEP_LIMITS, Phase
 from omni.minicpmo.session import Surroundings, WindowOptions
@@ -49,6 +49,7 @@ class EngineOptions:
     window: WindowOptions = WindowOptions()
     limits: Mapping[Phase, int] = field(factory=lambda: dict(STEP_LIMITS))
     now_s: Callable[[], float] = time.perf_counter
+    choose: Choose | None = None
 
 
 @frozen(kw_only=True, eq=False)
@@ -85,7 +86,7 @@ def _assemble(
     sizes = cache_sizes(settings, options, model, Token2Wav(assets, vocoder))
     token2wav = Token2Wav(assets, evolve(vocoder, num_slots=sizes.num_slots))
     sampler = TextSampler(tokenizer, model.config.llm.vocab_size, device)
-    runner = Runner(model, token2wav, sampler, sizes)
+    runner = Runner(model, token2wav, sampler, sizes, options.choose)
     around = Surroundings(
         tokenizer=tokenizer,
         prompts=Prompts(tokenizer),

@@ -1,0 +1,121 @@
+"""Drives an engine in tests as the worker's engine thread does, and makes it the golden one."""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from omni.engine import Arrival, Buffer, Capabilities, Failed, SessionEvent, SessionInput, Slot
+from omni.minicpmo.engine import MiniCPMOEngine
+from omni.minicpmo.model.flow_cache import CacheTrim
+from omni.minicpmo.runner import Runner
+from omni.minicpmo.setup import EngineOptions
+from omni.settings import load_settings
+
+E = TypeVar("E", bound=SessionEvent)
+
+#: Far more than any wait takes; only a broken engine reaches it.
+TIMEOUT_S = 120.0
+
+
+class Driver:
+    """An engine that is loaded, with the events of each slot that nobody has taken yet."""
+
+    def __init__(
+        self, model_dir: Path, options: EngineOptions = EngineOptions(), *overrides: str
+    ) -> None:
+        settings = load_settings(overrides=[f"model.model_path={model_dir}", *overrides])
+        self.engine = MiniCPMOEngine(settings, options)
+        self._woken = threading.Event()
+        self.capabilities: Capabilities = self.engine.load(self._woken.set)
+        self.events: dict[Slot, list[SessionEvent]] = defaultdict(list)
+
+    @property
+    def runner(self) -> Runner:
+        """The engine's own runner."""
+        return self.engine.loaded.runner
+
+    def step(self, slot: Slot | None = None, *inputs: SessionInput) -> None:
+        """Give *inputs* to *slot* and make one step."""
+        arrivals = [Arrival(slot, each) for each in inputs] if slot is not None else []
+        for emission in self.engine.step(arrivals):
+            self.events[emission.slot].append(emission.event)
+        if not self.engine.busy and not arrivals:
+            self._woken.wait(0.01)
+            self._woken.clear()
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Step until *holds*."""
+        limit_s = time.monotonic() + TIMEOUT_S
+        while not holds():
+            assert time.monotonic() < limit_s, f"nothing came; events so far: {self.events}"
+            self.step()
+
+    def wait(self, slot: Slot, kind: type[E]) -> E:
+        """Return the next event of *slot*, which must be a *kind*."""
+        self.until(lambda: bool(self.events[slot]))
+        event = self.events[slot].pop(0)
+        assert isinstance(event, kind), event
+        return event
+
+    def ask(self, slot: Slot, message: SessionInput, kind: type[E]) -> E:
+        """Give *message* to *slot* and return the next event, which must be a *kind*."""
+        self.step(slot, message)
+        return self.wait(slot, kind)
+
+    def refusal(self, slot: Slot, message: SessionInput) -> Failed:
+        """Give *message* to *slot* and return the failure that it ends in."""
+        return self.ask(slot, message, Failed)
+
+    def is_clean(self, slot: int) -> bool:
+        """Say whether nothing of any session is left in *slot*."""
+        runner = self.runner
+        lengths = (runner.kv.length(slot), runner.speech.cache.length(slot))
+        return (
+            lengths == (0, 0)
+            and runner.hearing.cache.length(slot) == 0
+            and runner.hearing.num_units(slot) == 0
+            and not runner.hearing.has_unit(slot)
+        )
+
+
+def golden_driver(
+    model_dir: Path, noise: Tensor, options: EngineOptions | None = None
+) -> Driver:
+    """Return an engine that computes what the golden runs did: their noise, their cache trim."""
+    driver = Driver(model_dir, options or EngineOptions(trim=CacheTrim.V105))
+    calls = driver.runner.token2wav.calls
+    rows = noise.T
+    calls.solver.noise = F.pad(rows, (0, 0, 0, len(calls.solver.noise) - len(rows)))
+    vocoder_noise = calls.vocoder.noise
+    assert isinstance(vocoder_noise, Tensor)
+    calls.vocoder.noise = torch.zeros_like(vocoder_noise)
+    return driver
+
+
+def pcm(samples: NDArray[np.float32]) -> Buffer:
+    """Return *samples* as an engine takes them."""
+    return Buffer(samples.astype("<f4").tobytes())
+
+
+def seconds(stream: NDArray[np.float32], first: int, count: int = 1) -> Buffer:
+    """Return *count* seconds of *stream* from second *first* on."""
+    return pcm(stream[16_000 * first : 16_000 * (first + count)])
+
+
+def heard(buffer: Buffer) -> NDArray[np.float32]:
+    """Return the samples in an engine's sound."""
+    return np.frombuffer(buffer, dtype="<f4")
+
+
+def slots(count: int, generation: int = 1) -> Sequence[Slot]:
+    """Return the first *count* slots."""
+    return [Slot(index=index, generation=generation) for index in range(count)]
