@@ -85,6 +85,7 @@ class ChatRequest:
     """One chat turn. Opens the slot, is answered by `PrefillDone`, `ReplyChunk`s and `ChatDone`.
 
     speak: answer with sound too. voice: reference audio (float32, 16 kHz), empty for the default.
+    streaming: False where nobody listens before the end: the sound may wait for the whole text.
     stop: texts that end the answer. seed: None draws one.
     """
 
@@ -104,6 +105,7 @@ class ChatRequest:
     use_image_id: bool = False
     omni_mode: bool = False
     enable_thinking: bool = False
+    streaming: bool = True
     stop: tuple[str, ...] = ()
     seed: int | None = None
 

@@ -83,6 +83,7 @@ def parse_request(fields: Fields, max_new_tokens: int) -> ChatRequest:
         use_image_id=image.flag("use_image_id", default.use_image_id),
         omni_mode=fields.flag("omni_mode", default.omni_mode),
         enable_thinking=fields.flag("enable_thinking", default.enable_thinking),
+        streaming=fields.flag("streaming", default.streaming),
         seed=generation.optional_whole("seed", 0, _MAX_SEED),
     )
 

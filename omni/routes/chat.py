@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from aiohttp import web
-from attrs import define, field
+from attrs import define, evolve, field
 
 from omni.audio import OUTPUT_HZ
 from omni.engine import ChatDone, ChatRequest, Failed, ReplyChunk
@@ -39,6 +39,7 @@ async def post_chat(request: web.Request) -> web.Response:
         chat = await asyncio.to_thread(parse_request, fields, HTTP_MAX_NEW_TOKENS)
     else:
         chat = parse_request(fields, HTTP_MAX_NEW_TOKENS)
+    chat = evolve(chat, streaming=False)  # nothing is sent before the end
     began_at, turn = time.monotonic(), _Turn()
     linked = app[LINK].open_session(new_id("chat"), "chat")
     try:
