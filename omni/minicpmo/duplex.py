@@ -291,7 +291,11 @@ class Call:
                 return
             if said.tokens and self._is_too_long([*said.spoken, token]):
                 break  # the token is as if it had never been drawn (Q42)
-            fed = yield from done(Feed(parts=[Ids([token])], wants_logits=True))
+            try:
+                fed = yield from done(Feed(parts=[Ids([token])], wants_logits=True))
+            except CapacityError:
+                log.info("no page for a word: the unit ends here, the next one makes room")
+                break
             if said.tokens:
                 said.hidden.append(fed.hidden)
             said.tokens.append(token)

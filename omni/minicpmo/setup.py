@@ -50,6 +50,7 @@ class EngineOptions:
     limits: Mapping[Phase, int] = field(factory=lambda: dict(STEP_LIMITS))
     now_s: Callable[[], float] = time.perf_counter
     choose: Choose | None = None
+    kv_tokens: int | None = None  # of all conversations together; None: what the memory holds
 
 
 @frozen(kw_only=True, eq=False)
@@ -120,11 +121,11 @@ def cache_sizes(
     device = model.llm.lm_head.weight.device
     if device.type != "cuda":
         num_slots = min(wanted or _CPU_SLOTS, MAX_SLOTS)
-        tokens = max(longest, num_slots * _CPU_TOKENS_A_SLOT)
+        tokens = options.kv_tokens or max(longest, num_slots * _CPU_TOKENS_A_SLOT)
         return CacheSizes(
             num_slots=num_slots,
             kv_tokens=tokens,
-            max_tokens=longest,
+            max_tokens=min(longest, tokens),
             speech_tokens=num_slots * _SPEECH_TOKENS_A_SLOT,
         )
     window = options.window
@@ -140,7 +141,7 @@ def cache_sizes(
             "of other programs, or take a GPU with more (28 GB hold the model and one session)"
         )
     num_slots = min(num_slots, wanted or MAX_SLOTS, MAX_SLOTS)
-    kv_tokens = int((free_bytes - num_slots * slot_bytes) / token_bytes)
+    kv_tokens = options.kv_tokens or int((free_bytes - num_slots * slot_bytes) / token_bytes)
     return CacheSizes(
         num_slots=num_slots,
         kv_tokens=kv_tokens,

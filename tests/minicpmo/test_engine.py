@@ -1,0 +1,352 @@
+"""The engine on the tiny checkpoint, through its contract: many sessions, faults, freed slots."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from attrs import evolve
+from numpy.typing import NDArray
+
+from omni.engine import (
+    AudioChunk,
+    Buffer,
+    Close,
+    Prepared,
+    PrepareDuplex,
+    PrepareHalfDuplex,
+    SessionEvent,
+    Slot,
+    StopAnswer,
+    UnitResult,
+)
+from omni.minicpmo.session import MAX_WAITING_CHUNKS
+from omni.minicpmo.setup import EngineOptions
+from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint
+from omni.minicpmo.work import Draw, Drawn
+from tests.minicpmo.driver import Driver, heard, pcm, slots
+from tests.minicpmo.pictures import golden_picture
+
+PREPARE = PrepareDuplex(
+    mode="omni_duplex", decode_mode="greedy", tts_temperature=0.0, force_listen_count=0
+)
+NUM_UNITS = 5
+# The same sums in another order; the pitch of the vocoder adds up what they differ by.
+REORDERED = 5e-3
+
+
+@pytest.fixture(scope="module")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("tiny")
+    write_tiny_checkpoint(directory, seed=7)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def driver(tiny_dir: Path) -> Iterator[Driver]:
+    made = Driver(tiny_dir)
+    # The source's additive noise is drawn anew for each row; without it sounds can be compared.
+    vocoder = made.runner.token2wav.calls.vocoder
+    vocoder.noise = vocoder.noise * 0
+    yield made
+    made.engine.close()
+
+
+@pytest.fixture
+def start(tiny_dir: Path) -> Iterator[Callable[..., Driver]]:
+    """Return a function that loads an engine with options; all are closed."""
+    drivers: list[Driver] = []
+
+    def make(options: EngineOptions, *overrides: str) -> Driver:
+        drivers.append(Driver(tiny_dir, options, *overrides))
+        return drivers[-1]
+
+    yield make
+    for made in drivers:
+        made.engine.close()
+
+
+@pytest.fixture(autouse=True)
+def closed(driver: Driver) -> Iterator[None]:
+    """Close every slot behind a test, and see that nothing stays."""
+    yield
+    for slot in slots(driver.capabilities.num_slots, generation=1000):
+        driver.step(slot, Close())
+        assert driver.is_clean(slot.index)
+    driver.runner.kv.table.check_integrity()
+    driver.runner.speech.cache.table.check_integrity()
+    driver.events.clear()
+
+
+def sound(seed: int, second: int) -> NDArray[np.float32]:
+    """Return a second of somebody who talks for two seconds and is quiet for two."""
+    random = np.random.default_rng((seed, second))
+    loudness = 0.3 if (second + seed) % 4 < 2 else 0.002
+    samples: NDArray[np.float32] = random.normal(0, loudness, 16_000).astype(np.float32)
+    return samples
+
+
+def jpeg(number: int) -> Buffer:
+    file = io.BytesIO()
+    golden_picture(320, 240, number).save(file, "JPEG")
+    return Buffer(file.getvalue())
+
+
+def chunk(seed: int, second: int) -> AudioChunk:
+    """Return a second of session *seed*; every other session shows pictures."""
+    frames = (jpeg(seed + second),) if seed % 2 else ()
+    return AudioChunk(pcm=pcm(sound(seed, second)), frames=frames)
+
+
+def told(unit: UnitResult) -> UnitResult:
+    """Return what a unit tells but for its sound and times."""
+    return evolve(unit, pcm=Buffer(b""), costs=UnitResult(is_listen=True).costs)
+
+
+def run_alone(driver: Driver, slot: Slot, seed: int) -> list[UnitResult]:
+    driver.ask(slot, PREPARE, Prepared)
+    units = [
+        driver.ask(slot, chunk(seed, second), UnitResult) for second in range(NUM_UNITS)
+    ]
+    driver.step(slot, Close())
+    return units
+
+
+def test_it_says_what_it_can(driver: Driver) -> None:
+    capabilities = driver.capabilities
+
+    assert capabilities.engine == "minicpmo"
+    assert capabilities.vision
+    assert {"audio_duplex", "omni_duplex"} <= set(capabilities.modes)
+    assert capabilities.num_slots == 8
+
+
+def test_a_session_listens_and_speaks(driver: Driver) -> None:
+    units = run_alone(driver, slots(1)[0], seed=1)
+
+    assert {unit.is_listen for unit in units} == {True, False}
+    assert [unit.current_time for unit in units] == [1, 2, 3, 4, 5]
+    for unit in units:
+        assert len(heard(unit.pcm)) == 0 if unit.is_listen else len(heard(unit.pcm)) > 0
+        assert unit.costs.all_ms is not None and unit.costs.prefill_ms is not None
+        assert (unit.costs.tts_ms is None) == unit.is_listen
+
+
+def test_a_session_is_the_same_alone_and_among_seven_others(driver: Driver) -> None:
+    """All eight go on at once, joining one after another, so batches are mixed in every phase."""
+    seats = slots(8)
+    alone = [run_alone(driver, seat, seed) for seed, seat in enumerate(seats)]
+    again = slots(8, generation=2)
+    for seed, seat in enumerate(again):
+        driver.step(seat, PREPARE, *(chunk(seed, second) for second in range(NUM_UNITS)))
+    together: dict[Slot, list[SessionEvent]] = driver.events
+
+    driver.until(lambda: all(len(together[seat]) == NUM_UNITS + 1 for seat in again))
+
+    for seat, expected in zip(again, alone, strict=True):
+        units = [event for event in together[seat] if isinstance(event, UnitResult)]
+        assert [told(unit) for unit in units] == [told(unit) for unit in expected]
+        for unit, wanted in zip(units, expected, strict=True):
+            np.testing.assert_allclose(heard(unit.pcm), heard(wanted.pcm), atol=REORDERED, rtol=0)
+
+
+def test_a_freed_slot_leaves_nothing_behind(driver: Driver) -> None:
+    """The second session of a slot goes as the first went, also when one broke off before it."""
+    first = run_alone(driver, Slot(index=2, generation=1), seed=3)
+    assert driver.is_clean(2)
+    broken = Slot(index=2, generation=2)
+    driver.ask(broken, evolve(PREPARE, temperature=1.3, decode_mode="sampling"), Prepared)
+    driver.step(broken, chunk(5, 0), chunk(5, 1))
+    driver.step(broken)
+
+    second = run_alone(driver, Slot(index=2, generation=3), seed=3)
+
+    assert [told(unit) for unit in second] == [told(unit) for unit in first]
+
+
+def test_a_seed_decides_what_is_drawn(driver: Driver) -> None:
+    prepare = evolve(PREPARE, decode_mode="sampling", temperature=1.0, tts_temperature=0.8)
+    spoken = []
+    for generation, seed in enumerate((11, 11, 12), start=1):
+        seat = Slot(index=0, generation=generation)
+        driver.ask(seat, evolve(prepare, seed=seed), Prepared)
+        units = [driver.ask(seat, chunk(2, second), UnitResult) for second in range(NUM_UNITS)]
+        spoken.append([unit.token_ids for unit in units])
+
+    assert spoken[0] == spoken[1] != spoken[2]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        AudioChunk(pcm=Buffer(b"\0" * 64_003)),
+        AudioChunk(pcm=pcm(sound(0, 0)), frames=(Buffer(b"no picture"),)),
+        AudioChunk(pcm=pcm(sound(0, 0)), frames=(jpeg(1)[:200],)),
+    ],
+    ids=["odd bytes", "no picture", "half a picture"],
+)
+def test_malformed_media_fail_in_their_own_session_alone(
+    driver: Driver, broken: AudioChunk
+) -> None:
+    victim, other = slots(2)
+    expected = run_alone(driver, Slot(index=7, generation=1), seed=1)
+    for seat in (victim, other):
+        driver.ask(seat, PREPARE, Prepared)
+    driver.ask(victim, chunk(1, 0), UnitResult)
+    driver.ask(other, chunk(1, 0), UnitResult)
+
+    failed = driver.refusal(victim, broken)
+    answered = driver.wait(victim, UnitResult)
+    driver.step(other, chunk(1, 1))
+
+    assert (failed.code in ("invalid_request", "protocol_error"), failed.fatal) == (True, False)
+    assert answered.is_listen and answered.current_time == 1
+    assert told(driver.wait(other, UnitResult)) == told(expected[1])
+    assert told(driver.ask(victim, chunk(1, 1), UnitResult)) == told(expected[1])
+
+
+def test_sound_that_is_no_number_counts_as_silence(driver: Driver) -> None:
+    seat = slots(1)[0]
+    driver.ask(seat, PREPARE, Prepared)
+    samples = sound(0, 0)
+    samples[100:200] = np.nan
+
+    unit = driver.ask(seat, AudioChunk(pcm=pcm(samples)), UnitResult)
+
+    assert unit.current_time == 1
+
+
+def test_a_chunk_of_nothing_is_a_listen(driver: Driver) -> None:
+    seat = slots(1)[0]
+    prompt = driver.ask(seat, PREPARE, Prepared).prompt_length
+
+    unit = driver.ask(seat, AudioChunk(pcm=Buffer(b"")), UnitResult)
+
+    assert unit == UnitResult(is_listen=True, kv_cache_length=prompt)
+
+
+def test_chunks_beyond_the_bound_are_answered_unheard(driver: Driver) -> None:
+    seat = slots(1)[0]
+    driver.ask(seat, PREPARE, Prepared)
+    count = MAX_WAITING_CHUNKS + 4
+
+    driver.step(seat, *(chunk(2, second) for second in range(count)))
+    driver.until(lambda: len(driver.events[seat]) == count)
+
+    units = [event for event in driver.events[seat] if isinstance(event, UnitResult)]
+    assert len(units) == count
+    assert units[-1].current_time == MAX_WAITING_CHUNKS
+
+
+def test_a_slot_that_is_not_there_is_refused(driver: Driver) -> None:
+    failed = driver.refusal(Slot(index=8, generation=1), PREPARE)
+
+    assert (failed.code, failed.fatal) == ("no_capacity", True)
+
+
+@pytest.mark.parametrize("message", [chunk(0, 0), StopAnswer()], ids=["chunk", "stop"])
+def test_what_comes_without_a_session_is_refused(
+    driver: Driver, message: AudioChunk | StopAnswer
+) -> None:
+    assert driver.refusal(slots(1)[0], message).code == "invalid_request"
+
+
+def test_what_is_for_an_older_tenant_is_dropped(driver: Driver) -> None:
+    new, old = Slot(index=0, generation=5), Slot(index=0, generation=4)
+    driver.ask(new, PREPARE, Prepared)
+
+    driver.step(old, chunk(0, 0))
+    driver.step(old, Close())
+
+    assert not driver.events[old]
+    assert driver.ask(new, chunk(0, 0), UnitResult).current_time == 1
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        evolve(PREPARE, temperature=-1.0),
+        evolve(PREPARE, voice=Buffer(b"\0" * 400)),
+        evolve(PREPARE, tts_voice=Buffer(b"\0" * 401)),
+    ],
+    ids=["temperature", "short voice", "odd voice"],
+)
+def test_an_opening_that_cannot_be_is_refused(driver: Driver, prepare: PrepareDuplex) -> None:
+    seat = slots(1)[0]
+
+    failed = driver.refusal(seat, prepare)
+
+    assert failed.fatal
+    assert failed.code in ("invalid_request", "protocol_error")
+    assert driver.is_clean(0)
+
+
+def test_a_prompt_that_finds_no_pages_is_refused_and_others_go_on(
+    start: Callable[..., Driver],
+) -> None:
+    driver = start(EngineOptions(kv_tokens=640), "fabric.slots=3")
+    first, second, third = slots(3)
+    quiet = evolve(PREPARE, generate_audio=False)
+    driver.ask(first, quiet, Prepared)
+
+    long = evolve(quiet, system_prompt="word " * 600)
+    failed = driver.refusal(second, long)
+
+    assert (failed.code in ("no_capacity", "context_exhausted"), failed.fatal) == (True, True)
+    assert driver.is_clean(1)
+    assert driver.ask(first, chunk(2, 0), UnitResult).current_time == 1
+    assert driver.ask(third, quiet, Prepared).prompt_length < 100
+
+
+def test_a_call_makes_room_in_a_short_pool_by_forgetting_its_oldest_units(
+    start: Callable[..., Driver],
+) -> None:
+    driver = start(EngineOptions(kv_tokens=320), "fabric.slots=1")
+    seat = slots(1)[0]
+    driver.ask(seat, evolve(PREPARE, generate_audio=False), Prepared)
+
+    units = [driver.ask(seat, chunk(2, second), UnitResult) for second in range(40)]
+
+    assert units[-1].current_time == 40
+    assert max(unit.kv_cache_length for unit in units) <= 320
+
+
+def test_an_engine_fault_ends_the_session_that_it_met_alone(
+    start: Callable[..., Driver],
+) -> None:
+    def choose(slot: int, draw: Draw, drawn: Drawn) -> Drawn:
+        if slot == 1:
+            raise ZeroDivisionError("a fault of the engine's own")
+        return drawn
+
+    driver = start(EngineOptions(choose=choose), "fabric.slots=2")
+    healthy, ill = slots(2)
+    for seat in (healthy, ill):
+        driver.ask(seat, PREPARE, Prepared)
+
+    driver.step(healthy, chunk(2, 0))
+    failed = driver.refusal(ill, chunk(2, 0))
+
+    assert (failed.code, failed.fatal) == ("generation_failed", True)
+    assert "ZeroDivision" not in failed.message
+    assert driver.is_clean(1)
+    driver.wait(healthy, UnitResult)
+
+
+def test_what_it_does_not_serve_is_refused(driver: Driver) -> None:
+    if "half_duplex" in driver.capabilities.modes:
+        pytest.skip("served by now")
+    assert driver.refusal(slots(1)[0], PrepareHalfDuplex()).fatal
+
+
+def test_closing_the_engine_ends_running_sessions(start: Callable[..., Driver]) -> None:
+    driver = start(EngineOptions(), "fabric.slots=2")
+    seat = slots(1)[0]
+    driver.ask(seat, PREPARE, Prepared)
+    driver.step(seat, chunk(2, 0))
+
+    driver.engine.close()
+
+    assert not driver.engine.busy
+
