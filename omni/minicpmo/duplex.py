@@ -54,6 +54,8 @@ from omni.minicpmo.work import (
 log = logging.getLogger(__name__)
 
 CHUNK_MS = 1000  # the length of a unit, fixed by training
+#: Tokens that the repetition penalty looks at where the session asks for all of them.
+_MAX_HISTORY = 8192
 #: Units that one chunk may complete; what it brings beyond waits for the next chunk.
 _MAX_UNITS_A_CHUNK = 8
 
@@ -282,7 +284,7 @@ class Call:
             )
             if drawn.is_recorded:
                 self.history.append(drawn.token)
-                del self.history[: -self.text.repetition_window or len(self.history)]
+                del self.history[: -(self.text.repetition_window or _MAX_HISTORY)]
             token = drawn.token
             if token == control.listen and self.is_turn_open:
                 token = control.tts_bos
