@@ -135,9 +135,10 @@ class PocketEngine:
                     self._end(slot.index)
                     return []
                 case AudioChunk() | StopAnswer():
-                    if session is None or tenant != slot:
-                        return _emit(slot, [_not_open()])
-                    return _emit(slot, session.take(message))
+                    if session is not None and tenant == slot:
+                        return _emit(slot, session.take(message))
+                    # A stop may cross with the end of what it stops.
+                    return _emit(slot, [] if isinstance(message, StopAnswer) else [_not_open()])
         except OmniError as exc:
             return _emit(slot, [Failed(code=exc.code, message=str(exc))])
 

@@ -3,7 +3,7 @@
 import re
 
 #: The first sound should come soon: a clause of this length may be spoken before its sentence ends.
-_FIRST_CLAUSE_CHARS = 24
+_FIRST_CLAUSE_CHARS = 12
 #: Longer pieces are cut at a comma or space, so that no job takes the voice for long.
 _MAX_CHARS = 140
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+\s*")

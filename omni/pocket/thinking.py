@@ -35,7 +35,10 @@ class Sampling:
 
 @frozen(kw_only=True)
 class Answer:
-    """A finished answer. input_tokens counts the prompt; `stopped` ends it when told so."""
+    """A finished answer. `stopped`: it was ended by who took it.
+
+    input_tokens counts the whole prompt, cached_tokens the part that needed no computing.
+    """
 
     text: str
     input_tokens: int
@@ -43,6 +46,7 @@ class Answer:
     finish_reason: Literal["stop", "length", "stopped"]
     prefill_ms: float
     generate_ms: float
+    cached_tokens: int = 0
 
 
 class Thinking(Protocol):

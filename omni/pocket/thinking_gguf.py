@@ -34,6 +34,7 @@ class _Run:
     text: list[str] = field(factory=list)
     error: Event | None = None
     input_tokens: int = 0
+    cached_tokens: int = 0
     generated_tokens: int = 0
     finish_reason: str = "stopped"
     began: float = field(factory=time.perf_counter)
@@ -56,6 +57,7 @@ class _Run:
     def _on_progress(self, progress: Event) -> bool:
         is_first = not self.input_tokens
         self.input_tokens = int(progress["total"])
+        self.cached_tokens = int(progress["cache"])
         # The first report comes before any work.
         if not is_first and progress["processed"] >= progress["total"]:
             self.prefilled(self.input_tokens)
@@ -83,6 +85,7 @@ class _Run:
             finish_reason=self.finish_reason,  # type: ignore[arg-type]  # one of three literals
             prefill_ms=(first - self.began) * 1000,
             generate_ms=(now - first) * 1000,
+            cached_tokens=self.cached_tokens,
         )
 
 

@@ -22,6 +22,9 @@ from omni.pocket.speaking import Voice
 from tests.pocket.conftest import said_at_16_khz, word_error_rate, words
 from tests.pocket.driver import Driver, joined
 
+#: Makes answers that do not end soon.
+WRITER = ChatMessage(role="system", parts=(Part(kind="text", text="You write long stories."),))
+
 
 def user(*parts: Part | str) -> ChatMessage:
     as_parts = [Part(kind="text", text=part) if isinstance(part, str) else part for part in parts]
@@ -55,8 +58,7 @@ def test_text_is_answered_in_text(driver: Driver) -> None:
 
 
 def test_text_streams_word_by_word_for_the_user_s_own_instructions(driver: Driver) -> None:
-    system = ChatMessage(role="system", parts=(Part(kind="text", text="You write long stories."),))
-    request = ChatRequest(messages=(system, user("Write about a fox.")), max_new_tokens=40)
+    request = ChatRequest(messages=(WRITER, user("Write about a fox.")), max_new_tokens=40)
 
     events = answered(driver, request)
 
@@ -110,7 +112,7 @@ def test_a_sum_is_exact(driver: Driver) -> None:
 
 def test_a_stop_ends_the_answer_with_what_there_is(driver: Driver) -> None:
     slot = driver.new_slot(0)
-    driver.send(slot, ChatRequest(messages=(user("Tell me a long story."),), speak=True))
+    driver.send(slot, ChatRequest(messages=(WRITER, user("Write about a fox.")), speak=True))
     driver.until(slot, lambda event: isinstance(event, ReplyChunk))
 
     events = driver.send(slot, StopAnswer())
@@ -119,11 +121,12 @@ def test_a_stop_ends_the_answer_with_what_there_is(driver: Driver) -> None:
     assert isinstance(done, ChatDone) and done.finish_reason == "cancelled"
     assert done.text
     assert driver.send(slot) == []
+    assert driver.send(slot, StopAnswer()) == []
 
 
 def test_a_closed_chat_says_nothing_more(driver: Driver) -> None:
     slot = driver.new_slot(0)
-    driver.send(slot, ChatRequest(messages=(user("Tell me a long story."),), speak=True))
+    driver.send(slot, ChatRequest(messages=(WRITER, user("Write about a fox.")), speak=True))
     driver.until(slot, lambda event: isinstance(event, ReplyChunk))
 
     driver.send(slot, Close())
