@@ -193,10 +193,13 @@ class Vocode(Work[Waveform]):
 
 
 class Lane(Enum):
-    """Which background thread: one analyses voices, others read pictures and videos."""
+    """Which background threads: one analyses voices, others read pictures and videos, and find
+    where speech begins and ends, which no video may delay.
+    """
 
     VOICE = auto()
     MEDIA = auto()
+    SPEECH = auto()
 
 
 @frozen(kw_only=True, eq=False)

@@ -1,0 +1,219 @@
+"""Chat as a program: one request with its whole history, one answer in text and, if wanted, sound.
+
+Source: the published chat; its known faults are mended where a comment names one (Q...).
+"""
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from omni.audio import Waveform, float32_from_waveform, waveform_from_float32
+from omni.engine import Buffer, ChatDone, ChatRequest, Part, PrefillDone, ReplyChunk
+from omni.errors import ClientError
+from omni.minicpmo.answer import Answer, AnswerRules
+from omni.minicpmo.code_sampling import CodeSampling
+from omni.minicpmo.content import Content, MediaOptions, embedded, read_message
+from omni.minicpmo.outlet import Costs, Outlet
+from omni.minicpmo.prompt import ChatOptions, Prompt, Prompts
+from omni.minicpmo.sampling import TextRule, TextSampling
+from omni.minicpmo.session import Session, Surroundings
+from omni.minicpmo.speaker import Speaker, begin_voice
+from omni.minicpmo.system_prompts import Place, VoiceMode, voice_prompt
+from omni.minicpmo.work import Aside, Fed, Feed, Program, done
+
+#: Texts of one request, together: cutting a million characters into tokens takes a second.
+MAX_TEXT_CHARS = 2_000_000
+#: Of a session's context, so much is kept for the answer when the request wants more.
+_MAX_ANSWER_PART = 4
+
+
+@frozen(kw_only=True, eq=False)
+class ChatTurn:
+    """A request, read: its prompt and the media in it; voice: float32 at 16 kHz."""
+
+    prompt: Prompt
+    contents: tuple[Content, ...]
+    voice: Waveform
+
+
+def chat(session: Session, request: ChatRequest) -> Program[None]:
+    """The story of one chat turn: it ends with `ChatDone`."""
+    costs = Costs(session.now_s)
+    sampling = _text_sampling(request)
+    with costs.stage("prefill"):
+        turn = yield from done(Aside(call=lambda: read_turn(request, session.around)))
+    yield from answer_turn(session, request, turn, sampling, CodeSampling(), costs)
+
+
+def answer_turn(
+    session: Session,
+    request: ChatRequest,
+    turn: ChatTurn,
+    sampling: TextSampling,
+    codes: CodeSampling,
+    costs: Costs,
+) -> Program[None]:
+    """Prefill *turn* and answer it."""
+    control, outlet = session.control, Outlet(session)
+    speaker = None
+    if request.speak:
+        begun = yield from begin_voice(session, turn.voice)
+        speaker = Speaker(
+            session=session,
+            outlet=outlet,
+            costs=costs,
+            begun=begun,
+            sampling=codes,
+            is_whole=not request.streaming,
+        )
+    with costs.stage("prefill"):
+        fed = yield from _prefill(turn)
+    session.emit(PrefillDone(input_tokens=len(turn.prompt.ids)))
+    rules = AnswerRules(
+        sampling=sampling,
+        max_new_tokens=request.max_new_tokens,
+        min_new_tokens=request.min_new_tokens,
+        ends=frozenset((control.im_end, control.end_of_text)),
+        speech_ends=frozenset((control.tts_eos,)),
+        stop=request.stop,
+        shows_thoughts=request.enable_thinking,
+    )
+    answer = Answer(session=session, rules=rules, outlet=outlet, costs=costs, speaker=speaker)
+    yield from answer.write(fed)
+    session.emit(ReplyChunk(is_final=True))
+    session.emit(
+        ChatDone(
+            text=answer.text,
+            input_tokens=len(turn.prompt.ids),
+            generated_tokens=len(answer.ids),
+            finish_reason=answer.finish_reason,
+            costs=costs.total(),
+        )
+    )
+
+
+def _prefill(turn: ChatTurn) -> Program[Fed]:
+    parts = yield from embedded(turn.prompt, turn.contents)
+    fed = yield from done(Feed(parts=parts, wants_logits=True))
+    return fed
+
+
+def _text_sampling(request: ChatRequest) -> TextSampling:
+    try:
+        return TextSampling(
+            rule=TextRule.CHAT,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            top_p=request.top_p,
+            repetition_penalty=request.repetition_penalty,
+            length_penalty=request.length_penalty,
+            is_greedy=not request.do_sample,
+        )
+    except ValueError as exc:
+        raise ClientError(f"a sampling parameter is out of range: {exc.args[0]}") from exc
+
+
+# --- reading a request: beside the engine -------------------------------------------------------
+
+
+def read_turn(request: ChatRequest, around: Surroundings) -> ChatTurn:
+    """Return *request* read. Raises: ClientError, for media that are broken and what is too long.
+
+    A spoken answer to a conversation without a system message gets the published one for its voice.
+    """
+    messages = request.messages
+    if not messages or messages[-1].role != "user":
+        raise ClientError("the last message must be the user's")
+    num_chars = sum(len(part.text) for message in messages for part in message.parts)
+    if num_chars > MAX_TEXT_CHARS:
+        raise ClientError(f"{num_chars} characters of text; at most {MAX_TEXT_CHARS} are taken")
+    voice = _voice(request, around.default_voice)
+    options = MediaOptions(max_slices=request.max_slice_nums, hears_videos=request.omni_mode)
+    contents = [
+        read_message(message.role, message.parts, options, f"messages[{index}].content")
+        for index, message in enumerate(messages)
+    ]
+    if request.speak and all(message.role != "system" for message in messages):
+        contents.insert(0, _voice_message(request, voice))
+    prompt, kept = fitted(
+        around.prompts, contents, _chat_options(request), _max_prompt(request, around.max_tokens)
+    )
+    return ChatTurn(prompt=prompt, contents=tuple(kept), voice=voice)
+
+
+def _voice(request: ChatRequest, default: Waveform) -> Waveform:
+    """Return the reference recording: the request's, the one in its system message, the default."""
+    if len(request.voice):
+        return waveform_from_float32(request.voice)
+    recordings = [
+        part.data
+        for message in request.messages
+        for part in message.parts
+        if message.role == "system" and part.kind == "audio"
+    ]
+    return waveform_from_float32(recordings[0]) if recordings else default
+
+
+def _voice_message(request: ChatRequest, voice: Waveform) -> Content:
+    mode: VoiceMode = "omni" if request.omni_mode else "audio_assistant"
+    parts = [
+        Part(kind="audio", data=Buffer(float32_from_waveform(voice)))
+        if part is Place.REFERENCE_AUDIO
+        else Part(kind="text", text=part)
+        for part in voice_prompt(mode, "en", has_audio=True)
+    ]
+    return read_message("system", parts, MediaOptions(), "system")
+
+
+def _chat_options(request: ChatRequest) -> ChatOptions:
+    return ChatOptions(
+        enables_thinking=request.enable_thinking,
+        speaks=True if request.speak else None,
+        joins_parts=request.omni_mode,
+        uses_image_ids=request.use_image_id,
+    )
+
+
+def _max_prompt(request: ChatRequest, max_tokens: int) -> int:
+    room = min(request.max_new_tokens, max_tokens // _MAX_ANSWER_PART)
+    return min(request.max_inp_length, max_tokens - room)
+
+
+def fitted(
+    prompts: Prompts, contents: Sequence[Content], options: ChatOptions, max_tokens: int
+) -> tuple[Prompt, list[Content]]:
+    """Return the prompt of *contents*, without its oldest turns where it would be too long (Q30).
+
+    System messages and the last turn stay. Raises: ClientError, when these are too long.
+    """
+    kept = list(contents)
+    while True:
+        prompt = prompts.chat([content.message for content in kept], options)
+        num_excess = len(prompt.ids) - max_tokens
+        if num_excess <= 0:
+            return prompt, kept
+        shorter = _without_oldest(prompts, kept, num_excess)
+        if len(shorter) == len(kept):
+            raise ClientError(
+                f"the last message and the system prompt take {len(prompt.ids)} tokens; there is "
+                f"room for {max_tokens}: shorten them, or send fewer or smaller pictures"
+            )
+        kept = shorter
+
+
+def _without_oldest(
+    prompts: Prompts, contents: Sequence[Content], num_tokens: int
+) -> list[Content]:
+    """Return *contents* without as many of the oldest turns as hold *num_tokens*, or all others.
+
+    A turn is a user's message and all that follows it until the next.
+    """
+    last_user = max(i for i, content in enumerate(contents) if content.role == "user")
+    dropped: set[int] = set()
+    for index, content in enumerate(contents[:last_user]):
+        if content.role == "user" and num_tokens <= 0:
+            break
+        if content.role != "system":
+            dropped.add(index)
+            num_tokens -= len(prompts.content(content.parts, ChatOptions()).ids)
+    return [content for index, content in enumerate(contents) if index not in dropped]
