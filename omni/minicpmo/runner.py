@@ -11,15 +11,19 @@ import numpy as np
 import torch
 from attrs import define, frozen
 from torch import Tensor
+from torch.nn import functional as F
 
 from omni.errors import OmniError
 from omni.minicpmo.checkpoint import MiniCpmO
 from omni.minicpmo.code_sampling import CodeSampling
+from omni.minicpmo.graphs import DecodeGraphs, GraphPool, RowGraphs
 from omni.minicpmo.hearing import Hearing, listen_offline
 from omni.minicpmo.images import Patches, PatchGrid
 from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
 from omni.minicpmo.mel import MAX_PIECE_SAMPLES, MelExtractor
-from omni.minicpmo.sampling import TextSampler, to_device
+from omni.minicpmo.model.attention import AttentionPlan
+from omni.minicpmo.sampling import TextRows, TextSampler, TextSampling, to_device
+from omni.minicpmo.scheduler import STEP_LIMITS, Phase
 from omni.minicpmo.session import Session
 from omni.minicpmo.speech_codes import SpeechCall, SpeechCodes, SpeechMode
 from omni.minicpmo.token2wav import SlotChunk, Token2Wav
@@ -42,6 +46,13 @@ from omni.minicpmo.work import (
 #: Codes that a step adds to each speaking row while others wait to decode; 1.1 ms each on an H100.
 CODES_A_STEP = 5
 
+
+#: Rows of at most so many tokens have recorded steps; a client stops itself at 8,192.
+_RECORDED_TOKENS = (2048, 8192)
+_RECORDED_SPEECH_TOKENS = 4096
+#: History widths are filled up to it: the published window of duplex, so that one graph serves.
+_HISTORY_TOKENS = 512
+_ANY = TextSampling()
 
 #: Slot, what was asked and what was drawn -> what is taken; benches and tests set scripts by it.
 Choose = Callable[[int, Draw, Drawn], Drawn]
@@ -121,12 +132,34 @@ class Runner:
             dtype=weight.dtype,
             device=self.device,
         )
+        pool = GraphPool(self.device)
         num_pages = sizes.speech_tokens // sizes.page_size + 1
-        self.speech = SpeechCodes(model.tts, sizes.num_slots, num_pages, sizes.page_size)
+        self.speech = SpeechCodes(model.tts, sizes.num_slots, num_pages, sizes.page_size, pool)
         self.hearing = Hearing(model.audio, sizes.num_slots)
+        self._decodes = DecodeGraphs(self._decode_call, self.kv, pool)
+        self._draws = RowGraphs(self._draw_narrow, pool)
         self._mel = MelExtractor(self.device)
         self._sampler = sampler
         self._sound_stream = torch.cuda.Stream() if self.device.type == "cuda" else None
+
+    def record(self, batch_sizes: Sequence[int], voice_codes: int) -> None:
+        """Record the graphs of decode, draw, speech and vocoder steps for these batch sizes.
+
+        voice_codes: of the voice that most sessions speak with.
+        """
+        weight = self.model.llm.lm_head.weight
+        page_counts = [-(-tokens // self.sizes.page_size) for tokens in _RECORDED_TOKENS]
+        ids = torch.zeros(max(batch_sizes), dtype=torch.int64, device=self.device)
+        self._decodes.record(batch_sizes, page_counts, lambda size: (ids[:size],))
+        draw = Draw(logits=weight.new_zeros((1, len(weight)), dtype=torch.float32), sampling=_ANY)
+        self._draws.record(batch_sizes, lambda size: self._draw_inputs([draw] * size, []))
+        self.speech.record(batch_sizes, _RECORDED_SPEECH_TOKENS)
+        if self._sound_stream is not None:
+            most = STEP_LIMITS[Phase.VOCODE]
+            sizes = [size for size in batch_sizes if size <= most]
+            with self._on_sound_stream():
+                for codes in {voice_codes, self.token2wav.options.max_voice_codes}:
+                    self.token2wav.capture(sizes, codes)
 
     # --- slots
 
@@ -210,34 +243,72 @@ class Runner:
 
         Raises: ContextExhausted or CapacityError; every slot is then as it was.
         """
+        num_idle = self._decodes.filled(len(slots)) - len(slots)
+        ids = torch.tensor([*tokens, *[0] * num_idle], dtype=torch.int64)
         with self._kept(slots):
-            plan = self.kv.decode_plan(slots, [True] * len(slots))
-            ids = to_device(torch.tensor(tokens, dtype=torch.int64), self.device)
-            hidden = self.model.llm(self.model.llm.embed(ids), plan, self.kv.pool)
-            logits = self.model.llm.logits(hidden)
+            hidden, logits = self._decodes.run(slots, (to_device(ids, self.device),))
         return [
             Fed(hidden=hidden[row : row + 1], logits=logits[row : row + 1])
             for row in range(len(slots))
         ]
 
+    def _decode_call(self, plan: AttentionPlan, ids: Tensor) -> tuple[Tensor, ...]:
+        hidden = self.model.llm(self.model.llm.embed(ids), plan, self.kv.pool)
+        return hidden, self.model.llm.logits(hidden)
+
     def draw(self, works: Sequence[Draw], sessions: Sequence[Session]) -> list[Drawn]:
         """Choose a token for each row."""
-        rows = self._sampler.rows(
-            [work.sampling for work in works],
-            [work.history for work in works],
-            [work.forbids_end for work in works],
-        )
         chances = [[session.random.random(), session.random.random()] for session in sessions]
-        logits = works[0].logits if len(works) == 1 else torch.cat([work.logits for work in works])
-        on_device = to_device(torch.tensor(chances, dtype=torch.float32), self.device)
-        drawn = self._sampler.sample(logits, rows, on_device)
+        num_idle = self._draws.filled(len(works)) - len(works)
+        inputs = self._draw_inputs([*works, *[works[0]] * num_idle], chances)
+        is_narrow = all(work.sampling.is_narrow for work in works)
+        token, is_recorded = self._draws.run(inputs) if is_narrow else self._draw_wide(*inputs)
+        drawn = torch.stack((token, is_recorded.long()), dim=1)[: len(works)]
         # The programs act on each token: the one wait of a decode step.
-        pairs = torch.stack((drawn.token, drawn.is_recorded.long()), dim=1).tolist()
+        pairs = drawn.tolist()
         tokens = [Drawn(token=token, is_recorded=bool(noted)) for token, noted in pairs]
         if self._choose is None:
             return tokens
         rows_of = zip(sessions, works, tokens, strict=True)
         return [self._choose(session.slot.index, work, token) for session, work, token in rows_of]
+
+    def _draw_inputs(
+        self, works: Sequence[Draw], chances: Sequence[Sequence[float]]
+    ) -> tuple[Tensor, ...]:
+        """Return the tensors of a draw; rows without *chances* sit out."""
+        rows = self._sampler.rows(
+            [work.sampling for work in works],
+            [work.history for work in works],
+            [work.forbids_end for work in works],
+        )
+        logits = works[0].logits if len(works) == 1 else torch.cat([work.logits for work in works])
+        given = torch.zeros(len(works), 2)
+        if chances:
+            given[: len(chances)] = torch.tensor(chances)
+        width = max(_HISTORY_TOKENS, rows.history.shape[1])
+        missing = width - rows.history.shape[1]
+        history = F.pad(rows.history, (0, missing), value=self.model.config.llm.vocab_size)
+        return logits, to_device(given, self.device), rows.numbers, rows.counts, history
+
+    def _draw_narrow(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self._sample(*inputs, is_narrow=True)
+
+    def _draw_wide(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self._sample(*inputs, is_narrow=False)
+
+    def _sample(
+        self,
+        logits: Tensor,
+        chances: Tensor,
+        numbers: Tensor,
+        counts: Tensor,
+        history: Tensor,
+        *,
+        is_narrow: bool,
+    ) -> tuple[Tensor, ...]:
+        rows = TextRows(numbers=numbers, counts=counts, history=history, is_narrow=is_narrow)
+        drawn = self._sampler.sample(logits, rows, chances)
+        return drawn.token, drawn.is_recorded
 
     def _embed(self, shares: Sequence[FeedShare]) -> Tensor:
         """Return (N, C): the tokens of all shares, packed."""

@@ -12,6 +12,7 @@ from omni.audio import INPUT_HZ, resample
 from omni.errors import CheckpointError, ProtocolError, SettingsError
 from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
 from omni.minicpmo.fetch import resolve_model
+from omni.minicpmo.graphs import BATCH_SIZES
 from omni.minicpmo.model.audio_encoder import STREAM_FRAMES
 from omni.minicpmo.model.flow_cache import CacheTrim
 from omni.minicpmo.prompt import Prompts
@@ -23,7 +24,7 @@ from omni.minicpmo.token2wav import Token2Wav
 from omni.minicpmo.token2wav_assets import load_assets
 from omni.minicpmo.token2wav_calls import Token2WavOptions
 from omni.minicpmo.tokenizer import Tokenizer
-from omni.minicpmo.voice import VoiceAnalyser
+from omni.minicpmo.voice import CODES_PER_S, VoiceAnalyser
 from omni.minicpmo.work import Waveform
 from omni.settings import Settings
 from omni.wav import waveform_from_wav
@@ -43,14 +44,19 @@ _SPARE_BYTES = 6 << 30
 
 @frozen(kw_only=True)
 class EngineOptions:
-    """What tests and benches choose and settings do not."""
+    """What tests and benches choose and settings do not.
+
+    batch_sizes: for which steps are recorded; None: the usual ones on a GPU, none on a CPU.
+    kv_tokens: room for all conversations together; None: what the memory holds.
+    """
 
     trim: CacheTrim = CacheTrim.FIXED
     window: WindowOptions = WindowOptions()
     limits: Mapping[Phase, int] = field(factory=lambda: dict(STEP_LIMITS))
     now_s: Callable[[], float] = time.perf_counter
     choose: Choose | None = None
-    kv_tokens: int | None = None  # of all conversations together; None: what the memory holds
+    kv_tokens: int | None = None
+    batch_sizes: tuple[int, ...] | None = None
 
 
 @frozen(kw_only=True, eq=False)
@@ -88,19 +94,34 @@ def _assemble(
     token2wav = Token2Wav(assets, evolve(vocoder, num_slots=sizes.num_slots))
     sampler = TextSampler(tokenizer, model.config.llm.vocab_size, device)
     runner = Runner(model, token2wav, sampler, sizes, options.choose)
+    voice = default_voice(settings.audio.ref_audio_path, directory)
+    _record(runner, options.batch_sizes, CODES_PER_S * len(voice) // INPUT_HZ)
     around = Surroundings(
         tokenizer=tokenizer,
         prompts=Prompts(tokenizer),
         voices=VoiceAnalyser(
             assets.speech_tokenizer, assets.speaker_encoder, vocoder.max_voice_codes
         ),
-        default_voice=default_voice(settings.audio.ref_audio_path, directory),
+        default_voice=voice,
         now_s=options.now_s,
         window=options.window,
         max_tokens=sizes.max_tokens,
         uses_image_id=model.config.use_image_id,
     )
     return Loaded(name=f"MiniCPM-o 4.5 ({directory.name})", runner=runner, around=around)
+
+
+def _record(runner: Runner, wanted: tuple[int, ...] | None, voice_codes: int) -> None:
+    """Record the graphs of the batch sizes that can occur."""
+    has_gpu = runner.device.type == "cuda"
+    sizes = (BATCH_SIZES if has_gpu else ()) if wanted is None else wanted
+    num_slots = runner.sizes.num_slots
+    fitting = sorted({min(size, num_slots) for size in sizes})
+    if not fitting:
+        return
+    started_s = time.monotonic()
+    runner.record(fitting, voice_codes)
+    log.info("recorded steps of %s rows in %.1f s", fitting, time.monotonic() - started_s)
 
 
 def _cache_dtype(device: torch.device) -> torch.dtype:

@@ -13,8 +13,10 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor
 
-from omni.minicpmo.code_sampling import CodeSampler, CodeSampling
+from omni.minicpmo.code_sampling import CodeRows, CodeSampler, CodeSampling
+from omni.minicpmo.graphs import DecodeGraphs, GraphPool
 from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
+from omni.minicpmo.model.attention import AttentionPlan
 from omni.minicpmo.model.tts import Tts
 from omni.minicpmo.sampling import to_device
 
@@ -75,7 +77,14 @@ class SpeechCodes:
     slot that is not speaking keeps its state. Slots join between steps.
     """
 
-    def __init__(self, tts: Tts, num_slots: int, num_pages: int, page_size: int = 32) -> None:
+    def __init__(
+        self,
+        tts: Tts,
+        num_slots: int,
+        num_pages: int,
+        page_size: int = 32,
+        pool: GraphPool | None = None,
+    ) -> None:
         decoder, weight = tts.config.decoder, tts.head.weight
         self._tts = tts
         self._sampler = CodeSampler(tts.config.num_audio_tokens, weight.device)
@@ -91,6 +100,7 @@ class SpeechCodes:
             dtype=weight.dtype,
             device=weight.device,
         )
+        self._graphs = DecodeGraphs(self._step_call, self.cache, pool or GraphPool(weight.device))
 
     def open_turn(
         self,
@@ -152,10 +162,44 @@ class SpeechCodes:
         slots = self.speaking if slots is None else slots
         if not slots:
             return
-        plan = self.cache.decode_plan(slots, [True] * len(slots))
-        last = torch.tensor([self._states[slot].codes[-1] for slot in slots])
-        codes = to_device(last, self.cache.pool.device)
-        self._take(self._tts.decode(codes, plan, self.cache.pool), slots)
+        states = [self._states[slot] for slot in slots]
+        idle = [states[0]] * (self._graphs.filled(len(slots)) - len(slots))
+        (drawn,) = self._graphs.run(slots, self._step_inputs(states, idle))
+        self._note(drawn, slots)
+
+    def record(self, batch_sizes: Sequence[int], max_tokens: int) -> None:
+        """Record `step` for these batch sizes and turns of at most *max_tokens*."""
+        num_pages = -(-max_tokens // self.cache.table.page_size)
+        idle = SpeechState(SpeechMode.CHAT, CodeSampling(), lambda: 0.0, codes=[0])
+        self._graphs.record(
+            batch_sizes, [num_pages], lambda size: self._step_inputs([], [idle] * size)
+        )
+
+    def _step_inputs(
+        self, states: Sequence[SpeechState], idle: Sequence[SpeechState]
+    ) -> tuple[Tensor, ...]:
+        """Return the tensors of `_step_call`; rows of *idle* sit out and draw no chance."""
+        everyone = [*states, *idle]
+        rows = self._rows(everyone)
+        chances = torch.zeros(len(everyone), dtype=torch.float32)
+        chances[: len(states)] = torch.tensor([state.draw_chance() for state in states])
+        last = torch.tensor([state.codes[-1] for state in everyone])
+        device = self.cache.pool.device
+        given = (to_device(last, device), to_device(chances, device))
+        return (*given, rows.numbers, rows.counts, rows.history)
+
+    def _step_call(
+        self,
+        plan: AttentionPlan,
+        codes: Tensor,
+        chances: Tensor,
+        numbers: Tensor,
+        counts: Tensor,
+        history: Tensor,
+    ) -> tuple[Tensor, ...]:
+        rows = CodeRows(numbers=numbers, counts=counts, history=history)
+        logits = self._tts.decode(codes, plan, self.cache.pool)
+        return (self._sampler.sample(logits, rows, chances),)
 
     def _conditions(self, calls: Sequence[SpeechCall]) -> list[Tensor]:
         """Return (n + markers, C) for each call; the tokens of all calls are projected at once."""
@@ -199,17 +243,22 @@ class SpeechCodes:
     def _take(self, logits: Tensor, slots: Sequence[int]) -> None:
         """Draw one code for each of *slots* and note it."""
         states = [self._states[slot] for slot in slots]
-        rows = self._sampler.rows(
+        chances = torch.tensor([state.draw_chance() for state in states], dtype=torch.float32)
+        rows = self._rows(states)
+        self._note(self._sampler.sample(logits, rows, to_device(chances, logits.device)), slots)
+
+    def _rows(self, states: Sequence[SpeechState]) -> CodeRows:
+        return self._sampler.rows(
             [state.sampling for state in states],
             [state.history for state in states],
             [state.mode is not SpeechMode.DUPLEX and bool(state.history) for state in states],
             [len(state.codes) < state.min_codes for state in states],
         )
-        chances = torch.tensor([state.draw_chance() for state in states], dtype=torch.float32)
-        drawn = self._sampler.sample(logits, rows, to_device(chances, logits.device))
+
+    def _note(self, drawn: Tensor, slots: Sequence[int]) -> None:
         # The host must know each code: it decides who goes on. The one wait of a step.
-        for state, code in zip(states, drawn.tolist(), strict=True):
-            _note(state, code, self._tts.end_code)
+        for slot, code in zip(slots, drawn.tolist(), strict=True):
+            _note(self._states[slot], code, self._tts.end_code)
 
 
 def _note(state: SpeechState, code: int, end_code: int) -> None:

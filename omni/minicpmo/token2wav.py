@@ -72,6 +72,7 @@ class Token2Wav:
         self.calls = Token2WavCalls(assets, options)
         self._voices = VoiceTable(options.voice_room_codes)
         self._turns: dict[int, _Turn] = {}
+        self._recorded_keys: list[int] = []
 
     @torch.inference_mode()
     def start_turn(self, slot: int, voice: Voice) -> None:
@@ -135,10 +136,19 @@ class Token2Wav:
 
         Smaller batches are filled up to the next recorded size; what no graph fits runs eagerly.
         """
-        return self.calls.capture(batch_sizes, CONSUMED, self.num_keys(voice_codes))
+        num_keys = self._rounded_keys(voice_codes)
+        self._recorded_keys = sorted({*self._recorded_keys, num_keys})
+        return self.calls.capture(batch_sizes, CONSUMED, num_keys)
 
     def num_keys(self, voice_codes: int) -> int:
-        """Return the cached codes to attend to: the voice, rounded up, and the kept of a turn."""
+        """Return the cached codes to attend to: the voice, rounded up, and the kept of a turn.
+
+        Rounded up to a recorded number, where there is one.
+        """
+        wanted = self._rounded_keys(voice_codes)
+        return next((recorded for recorded in self._recorded_keys if recorded >= wanted), wanted)
+
+    def _rounded_keys(self, voice_codes: int) -> int:
         rounded = -(-voice_codes // KEY_STEP) * KEY_STEP
         return min(rounded, self.options.max_voice_codes) + KEPT_CODES
 

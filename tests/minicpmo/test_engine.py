@@ -15,7 +15,6 @@ from omni.engine import (
     Close,
     Prepared,
     PrepareDuplex,
-    PrepareHalfDuplex,
     SessionEvent,
     Slot,
     StopAnswer,
@@ -334,12 +333,6 @@ def test_an_engine_fault_ends_the_session_that_it_met_alone(
     driver.wait(healthy, UnitResult)
 
 
-def test_what_it_does_not_serve_is_refused(driver: Driver) -> None:
-    if "half_duplex" in driver.capabilities.modes:
-        pytest.skip("served by now")
-    assert driver.refusal(slots(1)[0], PrepareHalfDuplex()).fatal
-
-
 def test_closing_the_engine_ends_running_sessions(start: Callable[..., Driver]) -> None:
     driver = start(EngineOptions(), "fabric.slots=2")
     seat = slots(1)[0]
@@ -350,3 +343,26 @@ def test_closing_the_engine_ends_running_sessions(start: Callable[..., Driver]) 
 
     assert not driver.engine.busy
 
+
+def test_recorded_batch_sizes_change_nothing(
+    start: Callable[..., Driver], driver: Driver
+) -> None:
+    """Steps on fixed buffers, batches filled up with idle rows: the same conversation. On a GPU
+    these steps are graphs, here they are called.
+    """
+    expected = run_alone(driver, slots(1)[0], seed=2)
+    recorded = start(EngineOptions(batch_sizes=(3, 8)))
+    seats = slots(4)
+    for seat in seats:
+        recorded.ask(seat, PREPARE, Prepared)
+    for seat in seats:
+        recorded.step(seat, *(chunk(2, second) for second in range(NUM_UNITS)))
+
+    recorded.until(lambda: all(len(recorded.events[seat]) == NUM_UNITS for seat in seats))
+
+    for seat in seats:
+        units = [event for event in recorded.events[seat] if isinstance(event, UnitResult)]
+        assert [told(unit) for unit in units] == [told(unit) for unit in expected]
+    for seat in seats:
+        recorded.step(seat, Close())
+        assert recorded.is_clean(seat.index)
