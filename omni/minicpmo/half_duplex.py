@@ -109,6 +109,8 @@ class HandsFree:
                 self.session.emit(Failed(code=exc.code, message=str(exc)))
                 continue
             for change in changes:
+                if change.kind == "paused" and change is not changes[-1]:
+                    continue  # over already
                 yield from self._on_speech(change)
                 if change.kind == "ended":
                     break  # what came behind it is not heard

@@ -12,27 +12,34 @@ from attrs import evolve
 from numpy.typing import NDArray
 
 from omni.engine import (
+    AudioChunk,
     Buffer,
     ChatDone,
     ChatMessage,
     ChatRequest,
+    Close,
+    Failed,
     Part,
     PrefillDone,
     ReplyChunk,
     SessionEvent,
+    Slot,
+    StopAnswer,
 )
-from omni.minicpmo.chat import answer_turn, read_turn
+from omni.minicpmo.answer import StopTexts
+from omni.minicpmo.chat import answer_turn, chat, read_turn
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.model.flow_cache import CacheTrim
 from omni.minicpmo.outlet import Costs
 from omni.minicpmo.sampling import TextSampling
 from omni.minicpmo.session import Session
 from omni.minicpmo.setup import EngineOptions
-from omni.minicpmo.work import Draw, Program, Vocode
+from omni.minicpmo.work import Draw, Feed, Ids, Program, Speak, Vocode
 from tests.minicpmo.conftest import Golden
-from tests.minicpmo.driver import Driver, golden_driver, heard, pcm
+from tests.minicpmo.driver import Driver, golden_driver, heard, pcm, slots
 from tests.minicpmo.executor import Executor
 from tests.minicpmo.pictures import golden_picture
+from tests.minicpmo.script import Script
 
 LOGITS = 1e-3  # float32 over a whole answer; see the golden data's section 3
 WAVE = 5e-3  # an f0 error of 1e-6 grows with the accumulated phase
@@ -43,8 +50,15 @@ CASES = ("text", "text_history", "image", "audio", "mixed", "speech0", "speech1"
 
 
 @pytest.fixture(scope="module")
-def driver(checkpoint_dir: Path, expected: Callable[[str], Golden]) -> Iterator[Driver]:
-    options = EngineOptions(trim=CacheTrim.V105)
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture(scope="module")
+def driver(
+    checkpoint_dir: Path, expected: Callable[[str], Golden], script: Script
+) -> Iterator[Driver]:
+    options = EngineOptions(trim=CacheTrim.V105, choose=script)
     made = golden_driver(checkpoint_dir, expected("i_flow").tensors["noise"], options)
     yield made
     made.engine.close()
@@ -157,3 +171,345 @@ def test_the_sound_of_an_answer_is_the_golden_one(
     assert not wanted[:LEAD_SAMPLES].any()
     count = len(wanted) - LEAD_SAMPLES
     np.testing.assert_allclose(sound[:count], wanted[LEAD_SAMPLES:], rtol=0, atol=WAVE)
+
+
+# --- what clients can rely on -------------------------------------------------------------------
+
+
+@pytest.fixture
+def slot(driver: Driver, script: Script) -> Iterator[Slot]:
+    """A free slot of the engine, which must be left clean."""
+    made = slots(1)[0]
+    driver.events.clear()
+    yield made
+    script.tokens.clear()
+    driver.step(made, Close())
+    assert driver.is_clean(0)
+
+
+def said(text: str, **options: Any) -> ChatRequest:
+    """Return a request with one message."""
+    message = ChatMessage(role="user", parts=(Part(kind="text", text=text),))
+    return ChatRequest(messages=(message,), **options)
+
+
+def events_until_done(driver: Driver, slot: Slot) -> list[SessionEvent]:
+    """Return the events of *slot* up to `ChatDone`."""
+    driver.until(lambda: any(isinstance(e, ChatDone | Failed) for e in driver.events[slot]))
+    return driver.events.pop(slot)
+
+
+def ask(driver: Driver, slot: Slot, request: ChatRequest) -> tuple[list[SessionEvent], ChatDone]:
+    driver.step(slot, request)
+    events = events_until_done(driver, slot)
+    assert isinstance(events[-1], ChatDone), events[-1]
+    return events, events[-1]
+
+
+def tokens_of(driver: Driver, text: str) -> list[int]:
+    return driver.engine.loaded.around.tokenizer.encode(text)
+
+
+def ending(driver: Driver) -> list[int]:
+    control = driver.engine.loaded.around.tokenizer.control
+    return [control.tts_eos, control.im_end]
+
+
+def test_the_pieces_of_an_answer_are_its_text_between_prefill_and_done(
+    driver: Driver, slot: Slot, script: Script
+) -> None:
+    text = "Hello! 你好，今天天气怎么样？ Fine."
+    script.tokens[0] = [*tokens_of(driver, text), *ending(driver)]
+
+    events, done = ask(driver, slot, said("Hello"))
+
+    first, *chunks, last, _ = events
+    assert first == PrefillDone(input_tokens=done.input_tokens)
+    assert all(isinstance(chunk, ReplyChunk) and not chunk.is_final for chunk in chunks)
+    assert last == ReplyChunk(is_final=True)
+    assert len(chunks) > 5
+    assert text_of(events) == done.text == text
+    assert "\ufffd" not in text_of(events)
+    assert (done.finish_reason, done.generated_tokens) == ("stop", len(tokens_of(driver, text)) + 1)
+
+
+def test_the_engine_answers_as_one_item_after_the_other_would(
+    driver: Driver, slot: Slot, executor: Executor, stream: NDArray[np.float32]
+) -> None:
+    request = said("Hello", speak=True, seed=5, max_new_tokens=25, voice=pcm(stream[:32000]))
+    executor.session.random.seed(5)
+    executor.run(lambda session: chat(session, request))
+    executor.release()
+
+    events, done = ask(driver, slot, request)
+
+    assert isinstance(executor.events[-1], ChatDone)
+    assert done.text == executor.events[-1].text
+    assert done.generated_tokens == 25
+    alone = sound_of(executor.events)
+    assert len(alone) > 24000
+    np.testing.assert_allclose(sound_of(events), alone, rtol=0, atol=WAVE)
+
+
+def test_an_answer_is_the_same_beside_others(driver: Driver, slot: Slot) -> None:
+    request = said("Hello", do_sample=False, max_new_tokens=30)
+    _, alone = ask(driver, slot, request)
+    others = slots(4)[1:]
+    for number, other in enumerate(others):
+        driver.step(other, said(f"{number} words " * (number + 2), max_new_tokens=40))
+
+    _, beside = ask(driver, slot, request)
+
+    assert beside.text == alone.text
+    for other in others:
+        events_until_done(driver, other)
+
+
+def test_the_first_sound_leaves_before_the_text_is_complete(
+    driver: Driver, slot: Slot, script: Script
+) -> None:
+    script.tokens[0] = [*tokens_of(driver, "one two three four five " * 8), *ending(driver)]
+
+    events, _ = ask(driver, slot, said("Hello", speak=True, seed=1))
+
+    has_sound = [isinstance(event, ReplyChunk) and len(event.pcm) > 0 for event in events]
+    has_text = [isinstance(event, ReplyChunk) and len(event.text) > 0 for event in events]
+    last_text = len(has_text) - 1 - has_text[::-1].index(True)
+    assert has_sound.index(True) < last_text
+
+
+def test_a_spoken_answer_is_spoken_by_ten_tokens_to_where_its_speech_ends(
+    driver: Driver, executor: Executor, script: Script
+) -> None:
+    words = tokens_of(driver, "one two three four five " * 8)[:23]
+    script.tokens[0] = [*words, ending(driver)[0], *words[:4], ending(driver)[1]]
+
+    executor.run(lambda session: chat(session, said("Hello", speak=True)))
+
+    calls = [(list(work.text_ids), work.is_turn_end) for work in executor.works(Speak)]
+    assert calls == [(words[:10], False), (words[10:20], False), (words[20:], True)]
+
+
+def test_an_answer_that_nobody_awaits_is_spoken_by_one_call(
+    driver: Driver, executor: Executor, script: Script
+) -> None:
+    words = tokens_of(driver, "one two three four five " * 8)[:23]
+    script.tokens[0] = [*words, *ending(driver)]
+
+    executor.run(lambda session: chat(session, said("Hello", speak=True, streaming=False)))
+
+    (call,) = executor.works(Speak)
+    assert list(call.text_ids) == words
+
+
+def test_a_spoken_answer_without_words_has_no_sound(
+    driver: Driver, slot: Slot, script: Script
+) -> None:
+    script.tokens[0] = [ending(driver)[1]]
+
+    events, done = ask(driver, slot, said("Hello", speak=True))
+
+    assert (done.text, done.generated_tokens) == ("", 0)
+    assert not len(sound_of(events))
+
+
+def test_a_voice_is_introduced_where_no_system_message_is(
+    driver: Driver, executor: Executor
+) -> None:
+    tokenizer = executor.session.tokenizer
+
+    executor.run(lambda session: chat(session, said("Hello", speak=True, max_new_tokens=1)))
+
+    prompt = executor.works(Feed)[0]
+    ids = [token for part in prompt.parts if isinstance(part, Ids) for token in part.ids]
+    text = tokenizer.decode(ids, skips_special=False)
+    assert text.startswith("<|im_start|>system\nUse the voice in the audio prompt to synthesize")
+    assert "You are a helpful assistant with the above voice style.<|im_end|>" in text
+    num_embedded = sum(len(part) for part in prompt.parts if not isinstance(part, Ids))
+    assert num_embedded == 69  # of the default voice, 6.9 s
+
+
+def test_a_system_message_of_the_client_stays_alone(driver: Driver, executor: Executor) -> None:
+    system = ChatMessage(role="system", parts=(Part(kind="text", text="Be brief."),))
+    request = said("Hello", speak=True, max_new_tokens=1)
+
+    executor.run(
+        lambda session: chat(session, evolve(request, messages=(system, *request.messages)))
+    )
+
+    (part,) = executor.works(Feed)[0].parts
+    assert isinstance(part, Ids)
+    text = executor.session.tokenizer.decode(part.ids, skips_special=False)
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user")
+
+
+def test_an_answer_ends_at_its_length(driver: Driver, slot: Slot) -> None:
+    _, done = ask(driver, slot, said("Hello", max_new_tokens=7, min_new_tokens=7))
+
+    assert (done.finish_reason, done.generated_tokens) == ("length", 7)
+
+
+def test_an_answer_may_not_end_before_its_least_length(executor: Executor) -> None:
+    executor.run(lambda session: chat(session, said("x", max_new_tokens=6, min_new_tokens=4)))
+
+    assert [draw.forbids_end for draw in executor.works(Draw)] == [True] * 4 + [False] * 2
+
+
+def test_an_answer_ends_at_the_end_of_the_context(driver: Driver, slot: Slot) -> None:
+    table = driver.runner.kv.table
+    table.max_tokens, longest = 60, table.max_tokens
+    try:
+        _, done = ask(driver, slot, said("Hello", min_new_tokens=500, max_new_tokens=500))
+    finally:
+        table.max_tokens = longest
+
+    assert done.finish_reason == "length"
+    assert done.input_tokens + done.generated_tokens == 61
+
+
+def test_a_stop_text_ends_the_answer_and_is_not_shown(
+    driver: Driver, slot: Slot, script: Script
+) -> None:
+    script.tokens[0] = tokens_of(driver, "Hello there. User: and so on, and so on")
+
+    events, done = ask(driver, slot, said("Hello", stop=("User:", "never")))
+
+    assert done.text == text_of(events) == "Hello there. "
+    assert done.finish_reason == "stop"
+
+
+def test_a_stop_text_cuts_however_the_text_comes() -> None:
+    for cut in range(1, 8):
+        stops = StopTexts(("abcab", "cd"))
+        pieces = ["xxabca", "bcaab", "abcdyy"]
+        text = "".join(pieces)
+        shown = "".join(stops.push(text[at : at + cut]) for at in range(0, len(text), cut))
+
+        assert (shown + stops.flush(), stops.is_hit) == ("xx", True)
+
+
+def test_what_only_looked_like_a_stop_text_is_shown_at_last() -> None:
+    stops = StopTexts(("abcab",))
+
+    assert stops.push("xxabca") == "xx"
+    assert stops.flush() == "abca"
+    assert not stops.is_hit
+
+
+def test_a_stop_ends_the_answer_with_what_there_is(driver: Driver, slot: Slot) -> None:
+    driver.step(slot, said("Hello", min_new_tokens=2000, max_new_tokens=2000))
+    driver.until(lambda: any(isinstance(event, ReplyChunk) for event in driver.events[slot]))
+
+    driver.step(slot, StopAnswer())
+    events = events_until_done(driver, slot)
+
+    done = events[-1]
+    assert isinstance(done, ChatDone)
+    assert done.finish_reason == "cancelled"
+    assert 0 < done.generated_tokens < 2000
+    assert done.text == text_of(events)
+
+
+def test_thoughts_are_shown_when_asked_for_and_never_spoken(
+    driver: Driver, executor: Executor, script: Script
+) -> None:
+    tokenizer = executor.session.tokenizer
+    thought = tokenizer.encode_markup("<think>\nhm hm hm\n</think>\n\n")
+    words = tokens_of(driver, "one two three")
+    shown = []
+    for enable_thinking in (False, True):
+        script.tokens[0] = [*thought, *words, *ending(driver)]
+        request = said("x", speak=True, enable_thinking=enable_thinking)
+        executor.run(lambda session: chat(session, request))
+        assert isinstance(executor.events[-1], ChatDone)
+        shown.append(executor.events[-1].text)
+        executor.release()
+
+    assert shown == ["one two three", "<think>\nhm hm hm\n</think>\n\none two three"]
+    spoken = [list(work.text_ids) for work in executor.works(Speak)]
+    assert [ids[-len(words) :] for ids in spoken] == [words, words]
+    assert not any(set(thought[:5]) & set(ids) for ids in spoken)
+
+
+def turns(*texts: str) -> tuple[ChatMessage, ...]:
+    """Return a system message and the given turns, user and assistant by turns."""
+    roles = ("user", "assistant")
+    return (
+        ChatMessage(role="system", parts=(Part(kind="text", text="S"),)),
+        *(
+            ChatMessage(role=roles[number % 2], parts=(Part(kind="text", text=text),))
+            for number, text in enumerate(texts)
+        ),
+    )
+
+
+def test_the_oldest_turns_leave_a_prompt_that_is_too_long(driver: Driver, slot: Slot) -> None:
+    """Q30: the reference cuts the end of the prompt off, with the question in it."""
+    long = ChatRequest(messages=turns("old " * 40, "older", "two", "three", "four"))
+    short = evolve(long, messages=(long.messages[0], *long.messages[3:]), max_new_tokens=1)
+    _, wanted = ask(driver, slot, short)
+    limit = wanted.input_tokens + 20
+
+    _, done = ask(driver, slot, evolve(long, max_inp_length=limit, max_new_tokens=1))
+
+    assert done.input_tokens == wanted.input_tokens
+
+
+def test_a_last_message_that_is_too_long_is_refused(driver: Driver, slot: Slot) -> None:
+    failed = driver.refusal(slot, said("word " * 100, max_inp_length=60))
+
+    assert (failed.code, failed.fatal) == ("invalid_request", True)
+    assert "room for 60" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [
+        (Part(kind="image", data=Buffer(b"no picture")), "messages[0].content[1] (image)"),
+        (Part(kind="image"), "messages[0].content[1] (image)"),
+        (Part(kind="audio", data=Buffer(b"123")), "messages[0].content[1] (audio)"),
+        (Part(kind="audio"), "messages[0].content[1] (audio)"),
+        (Part(kind="video", data=Buffer(b"no video")), "messages[0].content[1] (video)"),
+        (Part(kind="video"), "messages[0].content[1] (video)"),
+    ],
+)
+def test_malformed_media_are_told_with_their_place(
+    driver: Driver, slot: Slot, part: Part, place: str
+) -> None:
+    words = Part(kind="text", text="What is this?")
+    message = ChatMessage(role="user", parts=(words, part))
+
+    failed = driver.refusal(slot, ChatRequest(messages=(message,)))
+
+    assert failed.fatal
+    assert failed.message.startswith(place)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (ChatRequest(messages=()), "the last message must be the user's"),
+        (ChatRequest(messages=turns("one", "two")), "the last message must be the user's"),
+        (said("x" * 2_000_001), "characters of text"),
+        (said("x", top_p=3.0), "out of range"),
+        (said("x", speak=True, voice=pcm(np.zeros(100, np.float32))), "reference recording"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(
+    driver: Driver, slot: Slot, request_: ChatRequest, words: str
+) -> None:
+    driver.step(slot, request_)
+    driver.until(lambda: any(isinstance(e, ChatDone | Failed) for e in driver.events[slot]))
+
+    failed = driver.events[slot][-1]
+    assert isinstance(failed, Failed) and failed.fatal
+    assert words in failed.message
+
+
+def test_a_chunk_of_sound_does_not_disturb_an_answer(driver: Driver, slot: Slot) -> None:
+    driver.step(slot, said("Hello", max_new_tokens=5, min_new_tokens=5))
+    driver.step(slot, AudioChunk(pcm=pcm(np.zeros(1600, np.float32))))
+
+    events = events_until_done(driver, slot)
+
+    assert isinstance(events[-1], ChatDone)

@@ -1,4 +1,4 @@
-"""The golden half-duplex run: every prefill, answer, speech chunk, sound and roll-back of it."""
+"""The golden half-duplex run, and the rounds of a dialogue: exact spans, window, roll-back."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +10,10 @@ import pytest
 import torch
 from attrs import evolve
 from numpy.typing import NDArray
+from torch import Tensor
 
 from omni.engine import Part, ReplyChunk
+from omni.errors import ContextExhausted
 from omni.minicpmo.answer import AnswerRules
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.content import Content, MediaOptions, read_message
@@ -22,7 +24,7 @@ from omni.minicpmo.replies import Replies, Reply, utterance
 from omni.minicpmo.sampling import HALF_DUPLEX_SAMPLING, TextRule
 from omni.minicpmo.setup import EngineOptions
 from omni.minicpmo.voice import Voice
-from omni.minicpmo.work import Feed, Ids, Speak, SpeakOn, Spoken, Vocode
+from omni.minicpmo.work import Feed, Ids, Join, Program, Speak, SpeakOn, Spoken, Vocode, done
 from tests.minicpmo.conftest import Golden
 from tests.minicpmo.driver import Driver, golden_driver, heard
 from tests.minicpmo.executor import Executor
@@ -185,3 +187,138 @@ def test_a_whole_session_is_the_golden_one(
     fed = executor.run(lambda _: dialogue.begin_answer())
     wanted = golden.tensors["final.header_logits"]
     torch.testing.assert_close(fed.next_logits[0], wanted, rtol=0, atol=LOGITS)
+
+
+# --- the window and going back ------------------------------------------------------------------
+
+
+def spoken_text(text: str) -> Content:
+    return read_message("user", [Part(kind="text", text=text)], MediaOptions())
+
+
+def a_round(dialogue: Dialogue, text: str, reply: str) -> Program[None]:
+    """Hear *text*, and feed *reply* as the answer."""
+    session = dialogue.session
+    yield from dialogue.hear((yield from dialogue.encode(spoken_text(text))))
+    yield from dialogue.begin_answer()
+    for token in session.tokenizer.encode(reply):
+        yield from done(Feed(parts=(Ids((token,)),)))
+    dialogue.end_answer()
+
+
+def start(executor: Executor, *rounds: tuple[str, str]) -> Dialogue:
+    """Return a dialogue with a system prompt and *rounds*."""
+    dialogue = Dialogue.of(executor.session, 256)
+    system = read_message("system", [Part(kind="text", text="Be kind.")], MediaOptions())
+    executor.run(lambda _: dialogue.begin(system))
+    for text, reply in rounds:
+        executor.run(lambda _, said=text, answered=reply: a_round(dialogue, said, answered))
+    return dialogue
+
+
+def keys(executor: Executor, layer: int) -> Tensor:
+    """Return the keys of one layer in the order of the cache."""
+    cache = executor.runner.kv
+    index = torch.from_numpy(cache.table.index(0, 0, cache.length(0)))
+    return cache.pool[layer, 0].flatten(0, 1)[index].clone()
+
+
+ROUNDS = (("first question", "one two"), ("second", "three four five"), ("third one", "six"))
+
+
+def test_rounds_dropped_from_the_window_leave_what_the_others_would_have_made(
+    executor: Executor,
+) -> None:
+    """Q28: the reference cuts wherever its counts say, which is not where a round ends.
+
+    Deeper layers differ by design: values keep what was seen before the drop.
+    """
+    start(executor, *ROUNDS[1:])
+    wanted_ids, wanted = fed_ids(executor, 0), keys(executor, 0)
+    executor.release()
+    dialogue = start(executor, *ROUNDS)
+    dialogue.high_tokens, dialogue.low_tokens = dialogue.length - 1, dialogue.length - 10
+
+    dialogue.make_room(1)
+
+    # The third round's turn opened after the second answer was closed, and so on: only the tokens
+    # that closed the first answer went with it.
+    assert dialogue.num_dropped == 1
+    assert dialogue.length == executor.session.kv_length == len(wanted_ids)
+    torch.testing.assert_close(keys(executor, 0), wanted, rtol=0, atol=1e-4)
+
+
+def test_a_window_that_fits_drops_nothing(executor: Executor) -> None:
+    dialogue = start(executor, *ROUNDS)
+    dialogue.high_tokens = dialogue.length + 5
+
+    dialogue.make_room(5)
+
+    assert dialogue.num_dropped == 0
+
+
+def test_the_window_leaves_room_for_an_answer(executor: Executor) -> None:
+    longest = executor.session.around.max_tokens
+
+    assert Dialogue.of(executor.session, 256).high_tokens == 8000
+    assert Dialogue.of(executor.session, longest - 1000).high_tokens == 1000
+    assert Dialogue.of(executor.session, longest - 1000).low_tokens == 750
+
+
+@pytest.mark.parametrize("num_rounds", [0, 1, 2])
+def test_going_back_forgets_what_came_after(executor: Executor, num_rounds: int) -> None:
+    dialogue = start(executor, *ROUNDS[:num_rounds])
+    mark, before = dialogue.mark(), keys(executor, 2)
+    executor.run(lambda _: a_round(dialogue, *ROUNDS[2]))
+
+    dialogue.restore(mark)
+
+    assert dialogue.mark() == mark
+    assert dialogue.length == executor.session.kv_length == len(before)
+    assert torch.equal(keys(executor, 2), before)
+    executor.run(lambda _: a_round(dialogue, *ROUNDS[2]))
+    assert dialogue.length == executor.session.kv_length
+
+
+def test_a_turn_that_does_not_fit_leaves_the_dialogue_as_it_was(executor: Executor) -> None:
+    dialogue = start(executor, *ROUNDS[:2])
+    mark, table = dialogue.mark(), executor.runner.kv.table
+    parts = executor.run(lambda _: dialogue.encode(spoken_text("a long question " * 9)))
+    table.max_tokens, longest = dialogue.length + 10, table.max_tokens
+    try:
+        with pytest.raises(ContextExhausted):
+            executor.run(lambda _: dialogue.hear(parts))
+    finally:
+        table.max_tokens = longest
+
+    assert dialogue.mark() == mark
+    assert executor.session.kv_length == dialogue.length
+
+
+def test_old_rounds_make_room_for_a_turn_where_the_pages_are_short(executor: Executor) -> None:
+    dialogue = start(executor, *ROUNDS)
+    replies = Replies(
+        session=executor.session,
+        dialogue=dialogue,
+        rules=AnswerRules(
+            sampling=HALF_DUPLEX_SAMPLING, max_new_tokens=3, ends=frozenset(), text_tokens=10
+        ),
+        codes=GREEDY_CODES,
+        voice=None,
+    )
+    table = executor.runner.kv.table
+
+    def turn() -> Program[Reply]:
+        reply = yield from replies.begin(spoken_text("four"), is_held=False)
+        yield from done(Join(strand=reply.strand))
+        return reply
+
+    table.max_tokens, longest = dialogue.length + 5, table.max_tokens
+    try:
+        reply = executor.run(lambda _: turn())
+    finally:
+        table.max_tokens = longest
+
+    assert dialogue.num_dropped > 0
+    assert reply.answer is not None and len(reply.answer.ids) == 3
+    assert dialogue.length == executor.session.kv_length
