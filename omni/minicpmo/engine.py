@@ -46,9 +46,15 @@ _Key = tuple[Strands, AnyStrand]
 class MiniCPMOEngine:
     """Meets `omni.engine.Engine`."""
 
-    def __init__(self, settings: Settings, options: EngineOptions = EngineOptions()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        options: EngineOptions = EngineOptions(),
+        load: Callable[[Settings, EngineOptions], Loaded] = load_model,
+    ) -> None:
         self._settings = settings
         self._options = options
+        self._load = load
         self._tenants: dict[int, Strands] = {}
         self._emissions: list[Emission] = []
         self._loaded: Loaded | None = None
@@ -58,7 +64,7 @@ class MiniCPMOEngine:
     @torch.inference_mode()
     def load(self, wake: Callable[[], None]) -> Capabilities:
         """Load the checkpoint, size the caches by the memory that is free, capture the graphs."""
-        self._loaded = load_model(self._settings, self._options)
+        self._loaded = self._load(self._settings, self._options)
         self._batches = Batches(self._loaded.runner, Scheduler(self._options.limits))
         self._background = Background(wake)
         return Capabilities(

@@ -21,7 +21,7 @@ from omni.minicpmo.sampling import TextSampler
 from omni.minicpmo.scheduler import STEP_LIMITS, Phase
 from omni.minicpmo.session import Surroundings, WindowOptions
 from omni.minicpmo.token2wav import Token2Wav
-from omni.minicpmo.token2wav_assets import load_assets
+from omni.minicpmo.token2wav_assets import Token2WavAssets, load_assets
 from omni.minicpmo.token2wav_calls import Token2WavOptions
 from omni.minicpmo.tokenizer import Tokenizer
 from omni.minicpmo.voice import CODES_PER_S, VoiceAnalyser
@@ -38,6 +38,9 @@ _CPU_TOKENS_A_SLOT = 4096
 _UNIT_TOKENS = 1024
 #: 30 s of speech by 25 codes a second and what they are conditioned on; longer turns borrow.
 _SPEECH_TOKENS_A_SLOT = 1200
+#: Recordings of 10 s that are in use at once, each 164 MB at the published size; sessions that
+#: speak with the same recording share it.
+_VOICES_IN_USE = 8
 #: Left free on a GPU: activations of the largest batches, cuBLAS workspaces, graphs.
 _SPARE_BYTES = 6 << 30
 
@@ -46,6 +49,7 @@ _SPARE_BYTES = 6 << 30
 class EngineOptions:
     """What tests and benches choose and settings do not.
 
+    device, dtype: None: the GPU if there is one; bfloat16 there, float32 on a CPU.
     batch_sizes: for which steps are recorded; None: the usual ones on a GPU, none on a CPU.
     kv_tokens: room for all conversations together; None: what the memory holds.
     """
@@ -57,6 +61,8 @@ class EngineOptions:
     choose: Choose | None = None
     kv_tokens: int | None = None
     batch_sizes: tuple[int, ...] | None = None
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
 
 
 @frozen(kw_only=True, eq=False)
@@ -71,26 +77,42 @@ class Loaded:
 def load_model(settings: Settings, options: EngineOptions) -> Loaded:
     """Load what the settings name. Raises: CheckpointError, SettingsError."""
     directory = resolve_model(settings.model.model_path, Path(settings.service.data_dir))
-    has_gpu = torch.cuda.is_available()
-    device = torch.device("cuda", torch.cuda.current_device()) if has_gpu else torch.device("cpu")
-    dtype = torch.bfloat16 if has_gpu else torch.float32
+    device = options.device or default_device()
+    dtype = options.dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     pt_path = Path(settings.model.pt_path) if settings.model.pt_path else None
     tokenizer = Tokenizer.from_directory(directory)
     model, _ = load_checkpoint(directory, device, dtype, pt_path)
-    return _assemble(settings, options, directory, tokenizer, model)
+    return assemble(settings, options, directory, tokenizer, model)
 
 
-def _assemble(
+def default_device() -> torch.device:
+    """Return the first GPU that this process sees, or the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def assemble(
     settings: Settings,
     options: EngineOptions,
     directory: Path,
     tokenizer: Tokenizer,
     model: MiniCpmO,
 ) -> Loaded:
+    """Return a model that is in memory, with its caches. directory: has the other files.
+
+    Raises: CheckpointError, SettingsError.
+    """
     device = model.llm.lm_head.weight.device
     assets = load_assets(directory / "assets" / "token2wav", device)
-    vocoder = Token2WavOptions(num_slots=1, trim=options.trim, cache_dtype=_cache_dtype(device))
-    sizes = cache_sizes(settings, options, model, Token2Wav(assets, vocoder))
+    vocoder = Token2WavOptions(
+        num_slots=1,
+        trim=options.trim,
+        cache_dtype=_cache_dtype(device),
+        voice_room_codes=_VOICES_IN_USE * Token2WavOptions(num_slots=1).max_voice_codes,
+    )
+    if device.type == "cuda":
+        sizes = _sizes_on_gpu(settings, options, model, _measured(assets, vocoder))
+    else:
+        sizes = _sizes_on_cpu(settings, options, model)
     token2wav = Token2Wav(assets, evolve(vocoder, num_slots=sizes.num_slots))
     sampler = TextSampler(tokenizer, model.config.llm.vocab_size, device)
     runner = Runner(model, token2wav, sampler, sizes, options.choose)
@@ -129,47 +151,79 @@ def _cache_dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def cache_sizes(
-    settings: Settings, options: EngineOptions, model: MiniCpmO, one_slot: Token2Wav
-) -> CacheSizes:
-    """Return how many sessions fit, and the room that each cache gets.
+@frozen(kw_only=True)
+class Memory:
+    """What a device has free, and what a session takes of it, in bytes.
 
-    one_slot: a vocoder with one slot, to measure what a slot of it takes.
+    slot: of one session, beside its language-model cache. token: of that cache, for each token.
+    """
+
+    free: int
+    slot: int
+    token: int
+
+
+def fit(memory: Memory, kept_tokens: int, wanted: int) -> tuple[int, int]:
+    """Return how many sessions fit, each with *kept_tokens*, and the tokens of all together.
+
+    wanted: at most so many sessions; 0: as many as fit. What is left over serves long prompts.
     Raises: SettingsError, when not even one session fits.
     """
-    longest = model.config.llm.max_positions
-    wanted = settings.fabric.slots
-    device = model.llm.lm_head.weight.device
-    if device.type != "cuda":
-        num_slots = min(wanted or _CPU_SLOTS, MAX_SLOTS)
-        tokens = options.kv_tokens or max(longest, num_slots * _CPU_TOKENS_A_SLOT)
-        return CacheSizes(
-            num_slots=num_slots,
-            kv_tokens=tokens,
-            max_tokens=min(longest, tokens),
-            speech_tokens=num_slots * _SPEECH_TOKENS_A_SLOT,
-        )
-    window = options.window
-    kept = window.high_tokens if window.mode == "basic" else 2 * window.high_tokens
-    free_bytes = torch.cuda.mem_get_info(device)[0] - _SPARE_BYTES
-    token_bytes = _kv_bytes_a_token(model)
-    slot_bytes = _state_bytes_a_slot(model, one_slot)
-    num_slots = int(free_bytes / (slot_bytes + token_bytes * (kept + _UNIT_TOKENS)))
-    if num_slots < 1:
-        missing = slot_bytes + token_bytes * (kept + _UNIT_TOKENS) - free_bytes
+    each = memory.slot + memory.token * kept_tokens
+    if memory.free < each:
         raise SettingsError(
-            f"the GPU lacks {missing / 1e9:.1f} GB for one session beside the weights: free memory "
-            "of other programs, or take a GPU with more (28 GB hold the model and one session)"
+            f"the GPU lacks {(each - memory.free) / 1e9:.1f} GB for one session beside the weights:"
+            " end other programs on it, or take one with more memory (32 GB hold the model and a "
+            "session)"
         )
-    num_slots = min(num_slots, wanted or MAX_SLOTS, MAX_SLOTS)
-    kv_tokens = options.kv_tokens or int((free_bytes - num_slots * slot_bytes) / token_bytes)
+    num_slots = min(memory.free // each, wanted or MAX_SLOTS, MAX_SLOTS)
+    return num_slots, (memory.free - num_slots * memory.slot) // memory.token
+
+
+def _sizes_on_cpu(settings: Settings, options: EngineOptions, model: MiniCpmO) -> CacheSizes:
+    longest = model.config.llm.max_positions
+    num_slots = min(settings.fabric.slots or _CPU_SLOTS, MAX_SLOTS)
+    tokens = options.kv_tokens or max(longest, num_slots * _CPU_TOKENS_A_SLOT)
+    return CacheSizes(
+        num_slots=num_slots,
+        kv_tokens=tokens,
+        max_tokens=min(longest, tokens),
+        speech_tokens=num_slots * _SPEECH_TOKENS_A_SLOT,
+    )
+
+
+def _sizes_on_gpu(
+    settings: Settings, options: EngineOptions, model: MiniCpmO, vocoder: tuple[int, int]
+) -> CacheSizes:
+    """vocoder: bytes of its state that all sessions share, and of one session."""
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info(model.llm.lm_head.weight.device)[0]
+    shared, of_session = vocoder
+    memory = Memory(
+        free=free - _SPARE_BYTES - shared,
+        slot=of_session + _encoder_and_speech_bytes(model),
+        token=_kv_bytes_a_token(model),
+    )
+    kept = options.window.high_tokens + _UNIT_TOKENS
+    num_slots, kv_tokens = fit(memory, kept, settings.fabric.slots)
+    kv_tokens = options.kv_tokens or kv_tokens
+    log.info("%d sessions fit, with %d tokens together", num_slots, kv_tokens)
     return CacheSizes(
         num_slots=num_slots,
         kv_tokens=kv_tokens,
-        max_tokens=min(longest, kv_tokens),
+        max_tokens=min(model.config.llm.max_positions, kv_tokens),
         speech_tokens=num_slots * _SPEECH_TOKENS_A_SLOT,
         page_size=64,
     )
+
+
+def _measured(assets: Token2WavAssets, options: Token2WavOptions) -> tuple[int, int]:
+    """Return the bytes of the vocoder's state that all slots share, and of each slot."""
+    one, two = (
+        Token2Wav(assets, evolve(options, num_slots=count)).calls.num_state_bytes()
+        for count in (1, 2)
+    )
+    return 2 * one - two, two - one
 
 
 def _kv_bytes_a_token(model: MiniCpmO) -> int:
@@ -178,15 +232,13 @@ def _kv_bytes_a_token(model: MiniCpmO) -> int:
     return values * model.llm.lm_head.weight.element_size()
 
 
-def _state_bytes_a_slot(model: MiniCpmO, one_slot: Token2Wav) -> int:
-    """Return the memory of one session beside its language-model cache."""
+def _encoder_and_speech_bytes(model: MiniCpmO) -> int:
+    """Return what one session takes of the audio encoder's and the speech model's caches."""
     audio, speech = model.config.audio, model.config.tts.decoder
-    item_bytes = model.llm.lm_head.weight.element_size()
     frames = audio.max_positions // STREAM_FRAMES * STREAM_FRAMES
     hearing = 2 * audio.num_layers * audio.hidden_size * frames
     codes = 2 * speech.num_layers * speech.num_kv_heads * speech.head_dim * _SPEECH_TOKENS_A_SLOT
-    # The state of one slot comes with a scratch slot and the voices: more than a further slot.
-    return (hearing + codes) * item_bytes + one_slot.calls.num_state_bytes() // 2
+    return (hearing + codes) * model.llm.lm_head.weight.element_size()
 
 
 def default_voice(ref_audio_path: str, directory: Path) -> Waveform:

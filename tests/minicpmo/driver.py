@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import attrs
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,8 @@ class Driver:
     def __init__(
         self, model_dir: Path, options: EngineOptions = EngineOptions(), *overrides: str
     ) -> None:
+        # The golden numbers are float32 of a CPU, also where there is a GPU.
+        options = attrs.evolve(options, device=options.device or torch.device("cpu"))
         settings = load_settings(overrides=[f"model.model_path={model_dir}", *overrides])
         self.engine = MiniCPMOEngine(settings, options)
         self._woken = threading.Event()
