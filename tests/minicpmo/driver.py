@@ -10,7 +10,6 @@ from typing import TypeVar
 import attrs
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -97,11 +96,18 @@ def golden_driver(
     driver = Driver(model_dir, options or EngineOptions(trim=CacheTrim.V105))
     calls = driver.runner.token2wav.calls
     rows = noise.T
-    calls.solver.noise = F.pad(rows, (0, 0, 0, len(calls.solver.noise) - len(rows)))
-    vocoder_noise = calls.vocoder.noise
-    assert isinstance(vocoder_noise, Tensor)
-    calls.vocoder.noise = torch.zeros_like(vocoder_noise)
+    with torch.inference_mode():  # in place: recorded steps read these tensors where they are
+        calls.solver.noise.zero_()[: len(rows)] = rows
+    silence_source(driver)
     return driver
+
+
+def silence_source(driver: Driver) -> None:
+    """Take the additive noise, which differs from row to row, out of the vocoder's source."""
+    noise = driver.runner.token2wav.calls.vocoder.noise
+    assert isinstance(noise, Tensor)
+    with torch.inference_mode():
+        noise.zero_()
 
 
 def pcm(samples: NDArray[np.float32]) -> Buffer:

@@ -24,7 +24,7 @@ from omni.minicpmo.session import MAX_WAITING_CHUNKS
 from omni.minicpmo.setup import EngineOptions
 from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint
 from omni.minicpmo.work import Draw, Drawn
-from tests.minicpmo.driver import Driver, heard, pcm, slots
+from tests.minicpmo.driver import Driver, heard, pcm, silence_source, slots
 from tests.minicpmo.pictures import golden_picture
 
 PREPARE = PrepareDuplex(
@@ -45,9 +45,7 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def driver(tiny_dir: Path) -> Iterator[Driver]:
     made = Driver(tiny_dir)
-    # The source's additive noise is drawn anew for each row; without it sounds can be compared.
-    vocoder = made.runner.token2wav.calls.vocoder
-    vocoder.noise = vocoder.noise * 0
+    silence_source(made)
     yield made
     made.engine.close()
 
