@@ -10,6 +10,7 @@ import fcntl
 import logging
 import math
 import os
+import select
 import signal
 import socket as sockets
 import sys
@@ -47,6 +48,7 @@ FAREWELL_MS = 200
 LOG_EVERY = 1000
 
 _TAGS: dict[Side, bytes] = {"web": b"e", "worker": b"k"}
+_SIDES = {tag: side for side, tag in _TAGS.items()}
 _ROUTED: dict[Side, dict[str, type]] = {"web": TO_WORKER, "worker": TO_WEB}
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"  # Source: rfc.zeromq.org/spec/27
 
@@ -62,6 +64,8 @@ class Broker:
         self.dispatcher = dispatcher
         self._sockets = side_sockets
         self._by_tag = {_TAGS[side]: socket for side, socket in side_sockets.items()}
+        self._sides = {int(socket.get(zmq.FD)): side for side, socket in side_sockets.items()}
+        self._unread = set(side_sockets)  # sides where messages may wait
         self._held: dict[bytes, deque[Parts]] = {}  # per peer that takes nothing now
         self._max_held = dispatcher.fabric.max_inflight_messages
         self._ticked_at_s = time.monotonic()
@@ -71,13 +75,20 @@ class Broker:
         """Leave the loop at its next turn."""
         self._stops = True
 
-    def run(self, poller: zmq.Poller) -> None:
-        """Serve until `stop`. *poller* has both sockets, and what else may wake the loop."""
+    def run(self, poller: "select.poll") -> None:
+        """Serve until `stop`. *poller* has both sockets' descriptors, and what else may wake it.
+
+        A socket's descriptor is ready once for all that came, and no more after any use of the
+        socket: so a side is read till nothing is left whenever it was sent to, too.
+        """
         self._ticked_at_s = time.monotonic()
         while not self._stops:
-            ready = dict(poller.poll(math.ceil(self._pause_s() * 1000)))
-            for side, socket in self._sockets.items():
-                if socket in ready:
+            pause_s = 0.0 if self._unread else self._pause_s()
+            for descriptor, _ in poller.poll(math.ceil(pause_s * 1000)):
+                if (side := self._sides.get(descriptor)) is not None:
+                    self._unread.add(side)
+            for side in _TAGS:  # webs first: what they say goes to workers mostly
+                if side in self._unread:
                     self._take_batch(side)
             self._tick()
 
@@ -94,6 +105,7 @@ class Broker:
             try:
                 frames = [socket.recv(NOW, copy=False)]
             except zmq.Again:
+                self._unread.discard(side)
                 return
             while frames[-1].more:  # recv_multipart asks the socket after each part, which costs
                 frames.append(socket.recv(copy=False))
@@ -110,7 +122,7 @@ class Broker:
         try:
             if len(frames) < 3:
                 raise ProtocolError("a message has a header and a body")
-            relayed = relay_header(frames[1].buffer, "broker", time.monotonic_ns())
+            relayed = relay_header(frames[1].bytes, "broker", time.monotonic_ns())
             if relayed.kind in _ROUTED[side]:
                 self._relay(sender, relayed.session, relayed.generation, relayed.part, frames)
             elif relayed.kind in FABRIC:
@@ -206,7 +218,9 @@ class Broker:
 
     def _send(self, peer_id: bytes, parts: Parts) -> bool:
         """Send without waiting. False if the peer takes nothing now; if it is gone, it is lost."""
-        socket = self._by_tag[peer_id[:1]]
+        tag = peer_id[:1]
+        socket = self._by_tag[tag]
+        self._unread.add(_SIDES[tag])
         try:
             socket.send(peer_id[1:], MORE_NOW)
             for part in parts[:-1]:
@@ -253,7 +267,7 @@ class Broker:
 @contextmanager
 def open_broker(
     fabric: FabricSettings, service: ServiceSettings
-) -> "Iterator[tuple[Broker, zmq.Poller]]":
+) -> "Iterator[tuple[Broker, select.poll]]":
     """Bind both sockets and give the broker with its poller; close all at the end.
 
     Raises: SettingsError when another broker runs there, or an address or key is wrong.
@@ -262,7 +276,7 @@ def open_broker(
         stack.enter_context(_sole_broker(Path(fabric.run_dir)))
         context = zmq.Context()
         stack.callback(context.term)
-        poller = zmq.Poller()
+        poller = select.poll()
         if endpoints(fabric).uses_curve:
             stack.enter_context(_zap(context, broker_keys(fabric).other))
         pair: dict[Side, zmq.Socket[bytes]] = {}
@@ -270,7 +284,7 @@ def open_broker(
             socket = context.socket(zmq.ROUTER)
             stack.callback(socket.close, FAREWELL_MS)
             _bind(socket, fabric, side)
-            poller.register(socket, zmq.POLLIN)
+            poller.register(int(socket.get(zmq.FD)), select.POLLIN)
             pair[side] = socket
         dispatcher = Dispatcher.create(fabric, service, time.monotonic(), time.time())
         yield Broker(dispatcher, pair), poller
@@ -334,7 +348,7 @@ class _OneKey:
 
 
 @contextmanager
-def _signals_stop(broker: Broker, poller: zmq.Poller) -> Iterator[None]:
+def _signals_stop(broker: Broker, poller: "select.poll") -> Iterator[None]:
     """Have SIGTERM and SIGINT stop the loop: the handler only notes, the wake-up ends the poll."""
     ours, theirs = sockets.socketpair()
     with ours, theirs:
@@ -344,7 +358,7 @@ def _signals_stop(broker: Broker, poller: zmq.Poller) -> Iterator[None]:
             number: signal.signal(number, lambda *_: broker.stop())
             for number in (signal.SIGTERM, signal.SIGINT)
         }
-        poller.register(ours.fileno(), zmq.POLLIN)
+        poller.register(ours.fileno(), select.POLLIN)
         try:
             yield
         finally:

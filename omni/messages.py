@@ -5,7 +5,7 @@ opened by the broker. Fabric messages are for the broker or come from it. `docs/
 text of this; a change here changes it and `PROTOCOL_VERSION` in the same commit.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from attrs import frozen
 
@@ -19,8 +19,7 @@ Role = Literal["web", "worker", "launcher", "cli"]
 PeerState = Literal["loading", "ready", "draining", "error"]
 
 
-@frozen
-class Stamp:
+class Stamp(NamedTuple):
     """When a message passed a place on its way; nanoseconds of the host's monotonic clock."""
 
     hop: str

@@ -7,6 +7,7 @@ called from others.
 import logging
 import math
 import os
+import select
 import socket as sockets
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 import zmq
-from attrs import define, evolve
+from attrs import define
 
 from omni.codec import Part, VersionMismatch, decode, decode_header, encode, stamped
 from omni.delivery import Stream
@@ -34,6 +35,7 @@ from omni.messages import (
     Rejoined,
     Revoked,
     SlotFreed,
+    Stamp,
     Welcome,
 )
 from omni.settings import FabricSettings
@@ -94,9 +96,12 @@ class WorkerLink:
         self._wake_in, self._wake_out = sockets.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        self._poller = zmq.Poller()
-        self._poller.register(socket, zmq.POLLIN)
-        self._poller.register(self._wake_in.fileno(), zmq.POLLIN)
+        self._poller = select.poll()
+        self._poller.register(int(socket.get(zmq.FD)), select.POLLIN)
+        self._poller.register(self._wake_in.fileno(), select.POLLIN)
+        # The socket's descriptor is ready once for all that came, and no more after any use of the
+        # socket; so it is read till nothing is left, after sending too, before this thread waits.
+        self._is_unread = True
 
     def announce(self, state: PeerState, capabilities: Capabilities | None = None) -> None:
         """Tell the broker, now and after each of its restarts, what this worker is."""
@@ -122,18 +127,18 @@ class WorkerLink:
         In place of an input that is malformed comes the `Failed` that says why, for the worker to
         send. Raises: ProtocolError when the broker speaks another version.
         """
-        ready = self._wait(timeout_s)
         inbox: list[tuple[Header, Message]] = []
-        if self._wake_in.fileno() in ready:
-            self._wake_in.recv(4096)
-        if self._socket in ready:
+        if self._is_unread:
+            self._take_batch(inbox)
+        if not (inbox or self._own_inbox or self._is_unread) and self._wait(timeout_s):
             self._take_batch(inbox)
         self._keep_alive(time.monotonic())
         self._flush_to_broker()
         for session in list(self._unsent):
             self._flush(session)
-        inbox += self._own_inbox
-        self._own_inbox = []
+        if self._own_inbox:
+            inbox += self._own_inbox
+            self._own_inbox = []
         return inbox
 
     def send(self, header: Header, message: Message) -> None:
@@ -153,9 +158,15 @@ class WorkerLink:
             self._unsent.discard(header.session)
             self._tell(Header(kind="", session=header.session, generation=held.generation), message)
             return
-        numbered = evolve(header, seq=held.stream.next_seq, ack=held.stream.received)
-        parts = encode(stamped(numbered, "worker", time.monotonic_ns()), message)
-        if not held.stream.keep(parts):
+        numbered = Header(
+            kind="",
+            session=header.session,
+            seq=held.stream.next_seq,
+            generation=held.generation,
+            ack=held.stream.received,
+            stamps=(*header.stamps, Stamp("worker", time.monotonic_ns())),
+        )
+        if not held.stream.keep(encode(numbered, message)):
             self._end_here(header.session, held, "no_capacity", "the broker takes no messages")
             return
         self._flush(header.session)
@@ -167,18 +178,24 @@ class WorkerLink:
 
     # --- in ----------------------------------------------------------------------------------
 
-    def _wait(self, timeout_s: float) -> dict[object, int]:
-        if self._own_inbox:
-            timeout_s = 0.0
+    def _wait(self, timeout_s: float) -> bool:
+        """Wait, and return whether something came from the broker."""
+        has_come = False
         beat_in_s = max(0.0, self._beat_due_s - time.monotonic())
         limit_s = beat_in_s if self.connected else HELLO_PAUSE_S
-        return dict(self._poller.poll(math.ceil(1000 * min(timeout_s, limit_s))))
+        for descriptor, _ in self._poller.poll(math.ceil(1000 * min(timeout_s, limit_s))):
+            if descriptor == self._wake_in.fileno():
+                self._wake_in.recv(4096)
+            else:
+                has_come = True
+        return has_come
 
     def _take_batch(self, inbox: list[tuple[Header, Message]]) -> None:
         for _ in range(MAX_BATCH):
             try:
                 parts = self._socket.recv_multipart(NOW)
             except zmq.Again:
+                self._is_unread = False
                 return
             self._heard_at_s = time.monotonic()
             try:
@@ -222,12 +239,13 @@ class WorkerLink:
         held.stream.take_ack(header.ack)
         if not held.stream.accept(header.seq):
             return
+        header = stamped(header, "worker", time.monotonic_ns())
         try:
             message = decode(header, parts[1:])
         except ProtocolError as exc:
             inbox.append((header, Failed(code="protocol_error", message=str(exc))))
             return
-        inbox.append((stamped(header, "worker", time.monotonic_ns()), message))
+        inbox.append((header, message))
 
     def _take_leased(
         self, header: Header, leased: Leased, inbox: list[tuple[Header, Message]]
@@ -279,6 +297,7 @@ class WorkerLink:
             self._to_broker.popleft()
 
     def _send(self, parts: Sequence[Part]) -> bool:
+        self._is_unread = True
         try:
             for part in parts[:-1]:
                 self._socket.send(part, MORE_NOW, copy=False)

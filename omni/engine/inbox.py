@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, deque
-from threading import Condition
+from threading import Lock
 
 from attrs import field, frozen
 
@@ -40,7 +40,11 @@ class Inbox:
         self._size = size
         self._waiting: deque[Waiting] = deque()
         self._skipped: Counter[Slot] = Counter()
-        self._changed = Condition()
+        self._lock = Lock()
+        # Opened once for each sleep of `take`; a Condition would make a lock for each of them.
+        self._alarm = Lock()
+        self._alarm.acquire()
+        self._sleeps = False
         self._woken = False
 
     def __len__(self) -> int:
@@ -48,7 +52,7 @@ class Inbox:
 
     def put(self, item: Waiting) -> None:
         """Add *item*; drop by the rule above where there is no place."""
-        with self._changed:
+        with self._lock:
             if isinstance(item.arrival.input, StopAnswer) and self._has_stop(item.arrival.slot):
                 return  # two stops are one
             if len(self._waiting) >= self._size and isinstance(item.arrival.input, AudioChunk):
@@ -56,36 +60,53 @@ class Inbox:
                     self._drop(item.arrival.slot)
                     return
             self._waiting.append(item)
-            self._changed.notify()
+            self._ring()
 
     def skip(self, slot: Slot) -> None:
         """Count a chunk of *slot* that could not be read; it is answered like a dropped one."""
-        with self._changed:
+        with self._lock:
             self._skipped[slot] += 1
-            self._changed.notify()
+            self._ring()
 
     def forget(self, slot: Slot) -> None:
         """Drop everything of *slot*, unanswered; its session is over."""
-        with self._changed:
+        with self._lock:
             self._waiting = deque(item for item in self._waiting if item.arrival.slot != slot)
             self._skipped.pop(slot, None)
 
     def wake(self) -> None:
         """End a running or the next `take`'s waiting."""
-        with self._changed:
+        with self._lock:
             self._woken = True
-            self._changed.notify()
+            self._ring()
 
     def take(self, timeout_s: float) -> Taken:
         """Return all that waits; without anything, wait for it at most *timeout_s*."""
-        with self._changed:
-            if not self._waiting and not self._woken and timeout_s > 0:
-                self._changed.wait(timeout_s)
+        if timeout_s > 0:
+            self._sleep(timeout_s)
+        with self._lock:
             self._woken = False
             taken = Taken(tuple(self._waiting), dict(self._skipped))
             self._waiting.clear()
             self._skipped.clear()
             return taken
+
+    def _sleep(self, timeout_s: float) -> None:
+        with self._lock:
+            if self._waiting or self._skipped or self._woken:
+                return
+            self._sleeps = True
+        if not self._alarm.acquire(timeout=timeout_s):
+            with self._lock:
+                if not self._sleeps:  # it rang after the time was over
+                    self._alarm.acquire()
+                self._sleeps = False
+
+    def _ring(self) -> None:
+        """End the running sleep; the lock must be held."""
+        if self._sleeps:
+            self._sleeps = False
+            self._alarm.release()
 
     def _has_stop(self, slot: Slot) -> bool:
         return any(

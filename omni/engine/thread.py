@@ -130,6 +130,8 @@ class EngineThread:
 
     def outputs(self) -> list[Output]:
         """Return what the engine gave since the last call; never waits."""
+        if not self._outbox:
+            return []
         with self._outbox_changed:
             outputs = list(self._outbox)
             self._outbox.clear()
