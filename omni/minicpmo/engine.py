@@ -34,6 +34,7 @@ from omni.minicpmo.scheduler import Phase, Scheduler
 from omni.minicpmo.session import Session
 from omni.minicpmo.setup import EngineOptions, Loaded, load_model
 from omni.minicpmo.strands import AnyStrand, AnyWork, Strands
+from omni.minicpmo.warm_up import warm_up
 from omni.minicpmo.work import Aside
 from omni.settings import Settings
 
@@ -67,6 +68,9 @@ class MiniCPMOEngine:
         self._loaded = self._load(self._settings, self._options)
         self._batches = Batches(self._loaded.runner, Scheduler(self._options.limits))
         self._background = Background(wake)
+        if self._loaded.runner.device.type == "cuda":
+            warm_up(self)
+            torch.cuda.synchronize()
         return Capabilities(
             engine="minicpmo",
             model=self._loaded.name,

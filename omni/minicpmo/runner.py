@@ -114,7 +114,9 @@ class Runner:
         sampler: TextSampler,
         sizes: CacheSizes,
         choose: Choose | None = None,
+        uses_kernel: bool = True,
     ) -> None:
+        """uses_kernel: attention walks the pages where a kernel for it is there."""
         self.model = model
         self._choose = choose
         self.sizes = sizes
@@ -131,6 +133,7 @@ class Runner:
             max_tokens=sizes.max_tokens,
             dtype=weight.dtype,
             device=self.device,
+            uses_kernel=uses_kernel,
         )
         pool = GraphPool(self.device)
         num_pages = sizes.speech_tokens // sizes.page_size + 1

@@ -81,6 +81,7 @@ def load_model(settings: Settings, options: EngineOptions) -> Loaded:
     dtype = options.dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     pt_path = Path(settings.model.pt_path) if settings.model.pt_path else None
     tokenizer = Tokenizer.from_directory(directory)
+    _choose_arithmetic(settings, device, dtype)
     model, _ = load_checkpoint(directory, device, dtype, pt_path)
     return assemble(settings, options, directory, tokenizer, model)
 
@@ -88,6 +89,18 @@ def load_model(settings: Settings, options: EngineOptions) -> Loaded:
 def default_device() -> torch.device:
     """Return the first GPU that this process sees, or the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _choose_arithmetic(settings: Settings, device: torch.device, dtype: torch.dtype) -> None:
+    """Say to torch, for the whole process, how it may compute in float32."""
+    if device.type != "cuda":
+        return
+    # The vocoder is float32 beside a bfloat16 model. TF32 takes a third off the flow (3.8 ms a
+    # step instead of 5.6 on an H100) and rounds as float16 does, in which it is published, too.
+    torch.backends.cuda.matmul.allow_tf32 = dtype is not torch.float32
+    torch.backends.cudnn.allow_tf32 = dtype is not torch.float32
+    if settings.service.compile:
+        log.info("service.compile: steps are recorded as CUDA graphs, nothing else is compiled")
 
 
 def assemble(
@@ -115,7 +128,8 @@ def assemble(
         sizes = _sizes_on_cpu(settings, options, model)
     token2wav = Token2Wav(assets, evolve(vocoder, num_slots=sizes.num_slots))
     sampler = TextSampler(tokenizer, model.config.llm.vocab_size, device)
-    runner = Runner(model, token2wav, sampler, sizes, options.choose)
+    uses_kernel = settings.model.attn_implementation in ("auto", "flash_attention_2")
+    runner = Runner(model, token2wav, sampler, sizes, options.choose, uses_kernel)
     voice = default_voice(settings.audio.ref_audio_path, directory)
     _record(runner, options.batch_sizes, CODES_PER_S * len(voice) // INPUT_HZ)
     around = Surroundings(

@@ -23,6 +23,7 @@ from omni.engine import (
 from omni.minicpmo.session import MAX_WAITING_CHUNKS
 from omni.minicpmo.setup import EngineOptions
 from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint
+from omni.minicpmo.warm_up import warm_up
 from omni.minicpmo.work import Draw, Drawn
 from tests.minicpmo.driver import Driver, heard, pcm, silence_source, slots
 from tests.minicpmo.pictures import golden_picture
@@ -364,3 +365,9 @@ def test_recorded_batch_sizes_change_nothing(
     for seat in seats:
         recorded.step(seat, Close())
         assert recorded.is_clean(seat.index)
+
+
+def test_a_warm_up_call_leaves_nothing(driver: Driver) -> None:
+    assert warm_up(driver.engine)
+
+    assert driver.is_clean(0)
