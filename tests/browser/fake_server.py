@@ -28,6 +28,7 @@ CSP = (
     "worker-src 'self' blob:"
 )
 SPEECH_RATE_HZ = 24000
+QUEUE_TIMEOUT_S = 60
 
 
 @attrs.define
@@ -37,6 +38,8 @@ class Script:
     queue: tuple[tuple[int, float], ...] = ()
     """(position, estimated_wait_s) of the queue messages before the session is served."""
     queue_step_s: float = 0.4
+    next_in_line: asyncio.Event | None = None
+    """Where it is given, the line moves each time that a test sets it, and by no clock."""
     refuse: str = ""
     """Answer `prepare` with this error and close."""
     chunk_ms: int | None = 200
@@ -124,12 +127,20 @@ class DuplexScript:
     async def send(self, kind: str, **fields: Any) -> None:
         await self.socket.send_str(json.dumps({"type": kind, **fields}))
 
-    async def wait_in_line(self) -> None:
+    async def wait_in_line(self, done: str = "queue_done") -> None:
         for number, (position, wait_s) in enumerate(self.script.queue):
             fields = {"position": position, "estimated_wait_s": wait_s, "queue_length": 3}
             await self.send("queue_update" if number else "queued", **fields)
-            await asyncio.sleep(self.script.queue_step_s)
-        await self.send("queue_done")
+            await self.move_on()
+        if done:  # the chat's clients are let in without a word
+            await self.send(done)
+
+    async def move_on(self) -> None:
+        if (is_next := self.script.next_in_line) is None:
+            return await asyncio.sleep(self.script.queue_step_s)
+        async with asyncio.timeout(QUEUE_TIMEOUT_S):
+            await is_next.wait()
+        is_next.clear()
 
     async def prepare(self) -> None:
         if self.script.refuse:
@@ -242,6 +253,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     await socket.prepare(request)
     script = request.app[SCRIPT]
     message = await socket.receive_json()
+    await DuplexScript(socket, script).wait_in_line(done="")
     async with asyncio.TaskGroup() as tasks:
         hang_up = tasks.create_task(socket.receive(), name="hang-up")
         answered = await chat_answer(socket, script, message, hang_up)

@@ -93,19 +93,27 @@ async def test_a_barge_in_heard_by_the_server_cuts_the_answer(browser: Browser) 
     assert played_ms > 0
 
 
+#: Longer than any machine needs to look at them: seconds that pass meanwhile must not matter.
+LINE = ((2, 300.0), (1, 120.0))
+
+
 async def test_the_queue_shows_its_countdown_and_then_lets_in(browser: Browser) -> None:
-    script = Script(queue=((2, 30.0), (1, 12.0)), queue_step_s=0.7)
-    async with serve(script) as url:
+    next_in_line = asyncio.Event()
+    async with serve(Script(queue=LINE, next_in_line=next_in_line)) as url:
         page = await browser.new_page()
         await page.goto(f"{url}/audio_duplex?lang=en")
         await page.click("#start")
         await page.click("dialog .button.primary")
         await page.wait_for_selector("text=Place 2 of 3")
         first = int(await page.locator(".queue-time").inner_text())
+        await until(page, f"Number(document.querySelector('.queue-time').textContent) < {first}")
+        next_in_line.set()
         await page.wait_for_selector("text=You are next")
+        second = int(await page.locator(".queue-time").inner_text())
+        next_in_line.set()
         await page.wait_for_selector("body[data-state=live]")
 
-    assert 25 <= first <= 30
+    assert 120 < first <= 300 and 0 < second <= 120
 
 
 async def test_cancel_in_the_queue_leaves_at_once(browser: Browser) -> None:
@@ -232,6 +240,48 @@ async def test_chat_answers_are_heard_and_can_be_silenced(browser: Browser) -> N
         is_ready = await page.locator("#send.is-stop").count() == 0
 
     assert is_heard and is_ready
+
+
+async def test_a_chat_shows_its_place_in_the_line_until_its_turn(browser: Browser) -> None:
+    next_in_line = asyncio.Event()
+    async with serve(Script(queue=LINE, next_in_line=next_in_line)) as url:
+        page = await browser.new_page()
+        await ask(page, url, "Hi")
+        await page.wait_for_selector(".message-assistant >> text=Place 2 of 3")
+        next_in_line.set()
+        await page.wait_for_selector(".message-assistant >> text=You are next")
+        next_in_line.set()
+        await page.wait_for_selector("text=tokens")
+        num_cards = await page.locator(".queue-card").count()
+        title = await page.title()
+
+    assert num_cards == 0
+    assert "omni" in title and "(1)" not in title
+
+
+async def test_a_question_that_waits_in_the_line_can_be_taken_back(browser: Browser) -> None:
+    async with serve(Script(queue=LINE, next_in_line=asyncio.Event())) as url:
+        page = await browser.new_page()
+        await ask(page, url, "Hi")
+        await page.click(".queue-card >> text=Cancel")
+        await until(page, "!omni.metrics().isAnswering")
+        num_answers = await page.locator(".message-assistant").count()
+        title = await page.title()
+
+    assert num_answers == 0
+    assert "omni" in title and "(2)" not in title
+
+
+async def test_what_answers_is_said_in_the_language_of_the_page(browser: Browser) -> None:
+    async with serve(Script()) as url:
+        page = await browser.new_page()
+        notices = {}
+        for path in ("/", "/audio_duplex", "/half_duplex", "/turnbased"):
+            await page.goto(f"{url}{path}?lang=zh")
+            notices[path] = await page.locator(".engine-notice >> text=SmolLM2").inner_text()
+
+    assert len(set(notices.values())) == 1
+    assert "英语" in notices["/"]
 
 
 async def test_editing_a_question_drops_what_followed(browser: Browser) -> None:

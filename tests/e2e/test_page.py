@@ -1,10 +1,12 @@
 """The pages in a real Chromium, with a microphone that asks a question, against the real engine."""
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from playwright.async_api import WebSocket
 
 from tests.browser.browser import CHROMIUM, chromium, collect_errors, until
 from tests.browser.flow import converse, start_talking, texts
@@ -45,6 +47,28 @@ async def test_a_hands_free_page_takes_a_turn(pocket: RunningOmni, microphone: R
 
     assert words(heard) == words(WEEK) and "seven" in words(answer)
     assert errors == []
+
+
+async def test_interrupting_a_hands_free_answer_ends_it_in_the_server_too(
+    pocket: RunningOmni, microphone: Record
+) -> None:
+    async with chromium(microphone("Tell me a story about the sea.")) as browser:
+        page = await browser.new_page()
+        frames: list[str | bytes] = []
+
+        def follow(socket: WebSocket) -> None:
+            socket.on("framereceived", lambda frame: frames.append(frame))
+
+        page.on("websocket", follow)
+        await start_talking(page, pocket.address, "/half_duplex")
+        await page.wait_for_selector(".stage[data-phase=speaking]")
+        await page.click(".bar-interrupt")
+        await page.wait_for_selector(".stage[data-phase=listening]")
+        note = await page.locator(".bubble-ai .bubble-note").inner_text()
+
+    kinds = [json.loads(frame)["type"] for frame in frames]
+    assert kinds.count("interrupted") == kinds.count("turn_done") == 1
+    assert note == "interrupted"
 
 
 async def test_a_chat_page_writes_and_speaks_its_answer(pocket: RunningOmni) -> None:

@@ -6,13 +6,14 @@ import { FakeClock, FakeSocket } from "./fakes.js";
 
 function ask(options = {}) {
   const clock = new FakeClock();
-  const made = { clock, texts: [], sounds: [] };
+  const made = { clock, texts: [], sounds: [], places: [] };
   const turn = new ChatTurn({
     makeSocket: (url, handlers) => (made.socket = new FakeSocket(url, handlers)),
     now: clock.now,
     isServerUp: async () => true,
   });
   turn.addEventListener("text", ({ detail }) => made.texts.push(detail.text));
+  turn.addEventListener("queue", ({ detail }) => made.places.push(detail?.position ?? null));
   turn.addEventListener("audio", ({ detail }) => made.sounds.push(detail));
   made.turn = turn;
   made.outcome = turn.run([{ role: "user", content: "Hi" }], options);
@@ -34,6 +35,18 @@ test("an answer streams in and ends with its numbers", async () => {
   assert.deepEqual(made.texts, ["Hel", "Hello"]);
   assert.deepEqual([outcome.text, outcome.generatedTokens, outcome.firstTextMs, outcome.isStopped], ["Hello", 2, 120, false]);
   assert.equal(made.socket.sent[0].generation.max_new_tokens, 64);
+});
+
+test("a place in the line is told until the turn comes", async () => {
+  const made = ask();
+  await opened();
+  made.socket.says({ type: "queued", position: 2, estimated_wait_s: 20, queue_length: 2 });
+  made.socket.says({ type: "queue_update", position: 1, estimated_wait_s: 9, queue_length: 1 });
+  made.socket.says({ type: "prefill_done", input_tokens: 7 });
+  made.socket.says({ type: "done", text: "Hello" });
+  await made.outcome;
+
+  assert.deepEqual(made.places, [2, 1, null]);
 });
 
 test("cancel closes the socket and keeps what came", async () => {

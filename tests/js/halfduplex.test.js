@@ -62,6 +62,39 @@ test("after an interrupt the rest of that answer stays silent", async () => {
   assert.equal(made.player.cuts, 1);
 });
 
+test("an interrupt stops the turn in the server too, once, and says so in the caption", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const made = makeSession(HalfDuplexSession);
+  await goLive(made);
+  made.socket.says({ type: "generating", speech_duration_ms: 900 });
+  made.socket.says({ type: "chunk", text_delta: "Once upon", audio_data: sound });
+  made.player.says("started");
+  made.session.interrupt();
+  made.socket.says({ type: "interrupted" });
+  made.socket.says({ type: "turn_done", turn_index: 1, text: "Once upon" });
+  t.mock.timers.tick(800);
+  made.session.interrupt();
+
+  assert.deepEqual(made.socket.sentTypes(), ["prepare", "interrupt"]);
+  assert.deepEqual(made.world.of("caption").at(-1), { turn: 1, text: "Once upon", isFinal: true, isInterrupted: true });
+  assert.equal(made.session.phase, "listening");
+});
+
+test("the microphone opens also when the turn ends long after its sound was cut", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const made = makeSession(HalfDuplexSession);
+  await goLive(made);
+  made.socket.says({ type: "generating", speech_duration_ms: 900 });
+  made.socket.says({ type: "chunk", text_delta: "Once upon", audio_data: sound });
+  made.player.says("started");
+  made.session.interrupt();
+  t.mock.timers.tick(5000);
+  made.socket.says({ type: "turn_done", turn_index: 1, text: "Once upon" });
+  t.mock.timers.tick(800);
+
+  assert.equal(made.session.phase, "listening");
+});
+
 test("prepare carries the chosen VAD settings", async () => {
   const made = makeSession(HalfDuplexSession);
   await goLive(made, { options: { systemPrompt: "Hi.", vadThreshold: 0.6, vadSilenceMs: 500 } });

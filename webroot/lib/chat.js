@@ -4,7 +4,7 @@ import { decodeF32 } from "./audio/pcm.js";
 import { SessionError, errorFromServer } from "./errors.js";
 import { Route, ServerEvent } from "./protocol.js";
 
-/** No word from the server for this long ends the wait, ms. Queueing is silent here, hence minutes. */
+/** No word from the server for this long ends the wait, ms. Some servers queue silently here, hence minutes. */
 const SILENCE_TIMEOUT_MS = 300000;
 
 /** @typedef {{role: "system"|"user"|"assistant", content: string}} ChatMessage */
@@ -41,13 +41,14 @@ export function chatRequest(messages, { maxTokens = 256, hasVoice = false }) {
   };
 }
 
-/** Events: `text` {text} (all of it so far), `audio` (Float32Array, 24 kHz). */
+/** Events: `text` {text} (all of it so far), `audio` (Float32Array, 24 kHz), `queue` (message; null: served now). */
 export class ChatTurn extends EventTarget {
   /** @type {import("./session.js").SocketLike|null} */ #socket = null;
   /** @type {((outcome: ChatOutcome) => void)|null} */ #resolve = null;
   /** @type {((error: SessionError) => void)|null} */ #reject = null;
   /** @type {any} */ #timer = 0;
   #text = "";
+  #isWaiting = false;
   #startMs = 0;
   /** @type {number|null} */ #firstTextMs = null;
   /** @type {number|null} */ #inputTokens = null;
@@ -103,10 +104,18 @@ export class ChatTurn extends EventTarget {
   #receive(message) {
     if (!this.#resolve) return;
     this.#expectMore();
+    this.#follow(message);
     if (message.type === ServerEvent.PREFILL_DONE) this.#inputTokens = message.input_tokens ?? null;
     else if (message.type === ServerEvent.CHUNK) this.#onChunk(message);
     else if (message.type === ServerEvent.DONE) this.#onDone(message);
     else if (message.type === ServerEvent.ERROR) this.#fail(errorFromServer(String(message.error ?? "")));
+  }
+
+  /** In line as long as queue messages come; any other one ends the wait. @param {any} message */
+  #follow(message) {
+    const isQueue = message.type === ServerEvent.QUEUED || message.type === ServerEvent.QUEUE_UPDATE;
+    if (isQueue || this.#isWaiting) this.dispatchEvent(new CustomEvent("queue", { detail: isQueue ? message : null }));
+    this.#isWaiting = isQueue;
   }
 
   /** @param {any} message */

@@ -20,7 +20,7 @@ const ECHO_TAIL_MS = 800;
  */
 
 /**
- * Adds to LiveSession: `phase` {phase}, `caption` {turn, text, isFinal}, `user` {text}, `user_turn` {durationMs},
+ * Adds to LiveSession: `phase` {phase}, `caption` {turn, text, isFinal, isInterrupted}, `user` {text}, `user_turn` {durationMs},
  * `time_limit` {timeoutS}.
  */
 export class HalfDuplexSession extends LiveSession {
@@ -65,15 +65,20 @@ export class HalfDuplexSession extends LiveSession {
     else if (message.type === ServerEvent.GENERATING) this.#onGenerating(message);
     else if (message.type === ServerEvent.CHUNK) this.#onChunk(message);
     else if (message.type === ServerEvent.TURN_DONE) this.#onTurnDone(message);
+    else if (message.type === ServerEvent.INTERRUPTED) return true; // turn_done follows, and says the rest
     else if (message.type === ServerEvent.TRANSCRIPT) this.#onTranscript(message);
     else return false;
     return true;
   }
 
-  /** Stop hearing the answer; the server's turn goes on silently until turn_done. */
+  /** Stop the answer: here at once, and in the server, which ends its turn with what there is. */
   interrupt() {
+    if (this.phase !== "generating" && this.phase !== "speaking") return;
+    if (!this.#isAnswerComplete) this.send({ type: ClientEvent.INTERRUPT });
+    if (!this.#isSilenced) this.metrics.interrupts += 1;
     this.#isSilenced = true;
     this.parts.player.cut();
+    this.#caption(this.#isAnswerComplete);
     if (this.phase === "speaking") this.#openMicrophone();
   }
 
@@ -122,7 +127,7 @@ export class HalfDuplexSession extends LiveSession {
     this.#isAnswerComplete = true;
     this.#caption(true);
     this.parts.player.endTurn();
-    if (!this.parts.player.isPlaying && this.phase !== "speaking") this.#openMicrophone();
+    if (!this.parts.player.isPlaying) this.#openMicrophone();
   }
 
   /** @param {any} message */
@@ -144,7 +149,8 @@ export class HalfDuplexSession extends LiveSession {
 
   /** @param {boolean} isFinal */
   #caption(isFinal) {
-    if (this.#text) this.emit("caption", { turn: this.metrics.turns, text: this.#text, isFinal, isInterrupted: false });
+    if (!this.#text) return;
+    this.emit("caption", { turn: this.metrics.turns, text: this.#text, isFinal, isInterrupted: this.#isSilenced });
   }
 
   /** @param {HalfPhase} phase */

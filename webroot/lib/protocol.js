@@ -18,6 +18,7 @@ export const ClientEvent = Object.freeze({
   AUDIO_CHUNK: "audio_chunk",
   PAUSE: "pause",
   RESUME: "resume",
+  INTERRUPT: "interrupt",
   STOP: "stop",
 });
 
@@ -30,6 +31,7 @@ export const ServerEvent = Object.freeze({
   TRANSCRIPT: "transcript",
   PAUSED: "paused",
   RESUMED: "resumed",
+  INTERRUPTED: "interrupted",
   TIMEOUT: "timeout",
   STOPPED: "stopped",
   ERROR: "error",

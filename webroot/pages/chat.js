@@ -9,6 +9,8 @@ import { ChatMessage } from "../ui/chat-message.js";
 import { slider, textArea, toggle } from "../ui/controls.js";
 import { h, iconButton } from "../ui/h.js";
 import { Inspector, keyList } from "../ui/inspector.js";
+import { showNotice } from "../ui/notice.js";
+import { QueueCard } from "../ui/queue-card.js";
 import { settings, startShell } from "../ui/shell.js";
 import { errorCard, formatMs } from "../ui/stage-cards.js";
 import { setLabel, setPlaceholder, setText } from "../ui/text.js";
@@ -22,6 +24,7 @@ class ChatPage {
   /** @type {ChatMessage[]} */ #messages = [];
   /** @type {ChatTurn|null} */ #turn = null;
   #player = new Player();
+  #queue = new QueueCard(() => this.#stop());
   #log = h("div", { class: "chat-log", label: "transcript.title", attrs: { role: "log", "aria-live": "polite" } });
   #welcome = h("div", { class: "chat-welcome" });
   #engineNote = h("p", { class: "engine-notice" });
@@ -52,9 +55,10 @@ class ChatPage {
   }
 
   async loadDefaults() {
-    const { model_name, engine, notice } = await getDefaults();
-    if (notice) this.#engineNote.textContent = notice;
-    else if (model_name || engine) setText(this.#engineNote, "chat.engine", { name: model_name || engine || "" });
+    const defaults = await getDefaults();
+    const name = defaults.model_name || defaults.engine;
+    if (defaults.notice) showNotice(this.#engineNote, defaults);
+    else if (name) setText(this.#engineNote, "chat.engine", { name });
   }
 
   /** Numbers for the console and for tests. */
@@ -122,6 +126,7 @@ class ChatPage {
     const answer = this.#add({ role: "assistant", content: "" });
     answer.wait(true);
     turn.addEventListener("text", (event) => this.#grow(answer, /** @type {CustomEvent} */ (event).detail.text));
+    turn.addEventListener("queue", (event) => this.#wait(answer, /** @type {CustomEvent} */ (event).detail));
     turn.addEventListener("audio", (event) => this.#player.play(/** @type {CustomEvent} */ (event).detail));
     try {
       if (hasVoice) await this.#player.open({ delayMs: 100, volume: settings.value.volume, speakerId: settings.value.speakerId });
@@ -130,10 +135,23 @@ class ChatPage {
     } catch (cause) {
       this.#fail(answer, SessionError.from(cause));
     } finally {
+      this.#wait(answer, null);
       answer.wait(false);
       this.#turn = null;
       this.#show();
     }
+  }
+
+  /** Show the place in the line, or take the card away. @param {ChatMessage} answer @param {import("../lib/protocol.js").QueueMessage|null} place */
+  #wait(answer, place) {
+    if (place) {
+      if (!this.#queue.element.parentElement) answer.append(this.#queue.element);
+      return this.#queue.update(place);
+    }
+    if (!this.#queue.element.parentElement) return;
+    this.#queue.stop();
+    this.#queue.element.remove();
+    setText(/** @type {Element} */ (document.querySelector("title")), "chat.title");
   }
 
   /** @param {ChatMessage} answer @param {import("../lib/chat.js").ChatOutcome} outcome */

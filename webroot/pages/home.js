@@ -2,6 +2,7 @@
 
 import { getDefaults } from "../lib/api.js";
 import { h } from "../ui/h.js";
+import { showNotice } from "../ui/notice.js";
 import { Orb } from "../ui/orb.js";
 import { enabledPages, startShell } from "../ui/shell.js";
 import { setText } from "../ui/text.js";
@@ -49,12 +50,14 @@ function engineCard(defaults) {
   const isKnown = Boolean(defaults.engine || defaults.model_name);
   const name = h("strong", {}, defaults.model_name || defaults.engine || "");
   if (!isKnown) setText(name, "home.engine_unknown");
+  const notice = h("p", { class: "engine-notice" });
+  showNotice(notice, defaults);
   return h("section", { class: "engine-card", label: "home.answering" },
     h("div", { class: "engine-icon", icon: "chip" }),
     h("div", { class: "engine-words" },
       h("p", { class: "eyebrow", t: "home.answering" }),
       h("p", { class: "engine-name" }, name, defaults.engine ? h("span", { class: "tag" }, defaults.engine) : null),
-      defaults.notice ? h("p", { class: "engine-notice" }, defaults.notice) : h("p", { class: "engine-notice", t: "home.engine_notice" })),
+      notice),
   );
 }
 

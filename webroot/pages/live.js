@@ -9,6 +9,7 @@ import { ask } from "../ui/dialog.js";
 import { devicePicker } from "../ui/controls.js";
 import { h, iconButton } from "../ui/h.js";
 import { Inspector, keyList, numberList } from "../ui/inspector.js";
+import { showNotice } from "../ui/notice.js";
 import { Orb } from "../ui/orb.js";
 import { QueueCard } from "../ui/queue-card.js";
 import { SessionBar } from "../ui/session-bar.js";
@@ -61,6 +62,7 @@ class LivePage {
   #timer = h("span", { class: "timer", label: "stage.timer" }, "0:00");
   #headline = h("h1", { class: "headline" });
   #hint = h("p", { class: "stage-hint" });
+  #notice = h("p", { class: "engine-notice", icon: "info" }, h("span"));
   #card = h("div", { class: "stage-card-slot" });
   #stage = h("section", { class: "stage", label: "stage.title", attrs: { tabindex: "-1" } });
   #bar; #inspector;
@@ -92,7 +94,7 @@ class LivePage {
   mount() {
     this.#stage.append(
       h("div", { class: "stage-top" }, this.#pillBox, this.#timer),
-      h("div", { class: "stage-center" }, this.orb.element, h("div", { class: "stage-words" }, this.#headline, this.#hint), this.#card),
+      h("div", { class: "stage-center" }, this.orb.element, h("div", { class: "stage-words" }, this.#headline, this.#hint, this.#notice), this.#card),
       h("div", { class: "lanes" }, h("span", { class: "lane-name lane-you", t: "transcript.user" }), h("span", { class: "lane-name lane-ai", t: "transcript.ai" }), this.waveform.element),
     );
     const talk = h("section", { class: "talk", label: "transcript.title" },
@@ -321,6 +323,7 @@ class LivePage {
   async loadDefaults() {
     this.#defaults = await getDefaults();
     this.#transcript.expectsTexts = this.#defaults.transcribes ?? false;
+    showNotice(/** @type {HTMLElement} */ (this.#notice.lastElementChild), this.#defaults);
   }
 }
 

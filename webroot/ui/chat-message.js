@@ -61,7 +61,7 @@ export class ChatMessage {
     setText(this.#note, key, params);
   }
 
-  /** @param {HTMLElement} element an error, below the text */
+  /** @param {HTMLElement} element an error or a place in the line, below the text */
   append(element) {
     this.element.append(element);
   }
