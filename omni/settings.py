@@ -149,7 +149,7 @@ class WebSettings:
     )
     send_timeout_s: float = _setting(10.0, "a client that takes nothing for so long is cut", low=1)
     ping_interval_s: float = _setting(
-        20.0, "a silent client is pinged after so long, and cut if it takes half as long more", low=1
+        20.0, "a silent client is pinged after so long, and cut after half of it more", low=1
     )
     half_duplex_timeout_s: float = _setting(
         300.0, "length of a half-duplex session unless the client asks for another", low=1
