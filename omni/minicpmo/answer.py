@@ -152,7 +152,7 @@ class Answer:
 
     def _say_full_group(self) -> Program[None]:
         """Speak a whole group, now that it is certain that the text goes on behind it."""
-        if self.speaker is None or self.speaker.is_whole or len(self._group) < GROUP_TOKENS:
+        if len(self._group) < GROUP_TOKENS or self.speaker is None or self.speaker.waits_for_text:
             return
         group, self._group = self._group, Group()
         self._let_text_out()
@@ -163,7 +163,10 @@ class Answer:
         group, self._group = self._group, Group()
         if self.speaker is not None and self._speaks and len(group):
             self._let_text_out()
-            yield from self.speaker.say(group, ends_text=ends_text)
+            if self.speaker.waits_for_text:
+                yield from self.speaker.say_whole(group)
+            else:
+                yield from self.speaker.say(group, ends_text=ends_text)
         self._speaks = False
 
     def _finish(self) -> Program[None]:

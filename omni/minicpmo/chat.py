@@ -64,7 +64,7 @@ def answer_turn(
             costs=costs,
             begun=begun,
             sampling=codes,
-            is_whole=not request.streaming,
+            waits_for_text=not request.streaming,
         )
     with costs.stage("prefill"):
         fed = yield from _prefill(turn)

@@ -4,6 +4,8 @@ By groups of ten tokens while the text is written (the published streaming proce
 text at once (the published one-shot procedure). Either way a sound leaves with the 28th code.
 """
 
+import logging
+
 import numpy as np
 import torch
 from attrs import define, field
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from omni.audio import float32_from_waveform
 from omni.engine import Buffer, ReplyChunk
+from omni.errors import CapacityError
 from omni.minicpmo.code_buffer import CHUNK_CODES, CodeBuffer, CodeChunk, Pace
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.model.hift import OVERLAP_SAMPLES
@@ -24,13 +27,19 @@ from omni.minicpmo.work import (
     Program,
     Speak,
     SpeakOn,
+    Spoken,
     Strand,
     Vocode,
     Waveform,
     done,
 )
 
+log = logging.getLogger(__name__)
+
 GROUP_TOKENS = 10  # of one call; the speech-token model was trained with so many
+#: Longest text spoken by one call: some 40 s. The call ends at 2,048 codes, 82 s, wherever it is,
+#: and holds the cache of them all.
+MAX_WHOLE_TOKENS = 120
 
 
 @define(eq=False)
@@ -48,12 +57,20 @@ class Group:
         self.ids.append(token)
         self.states.append(state)
 
+    def parts(self, size: int) -> "list[Group]":
+        """Return the group in groups of *size*; the last may be smaller."""
+        return [
+            Group(self.ids[at : at + size], self.states[at : at + size])
+            for at in range(0, len(self), size)
+        ]
+
 
 @define(kw_only=True, eq=False)
 class Speaker:
-    """The sound of one answer. Call `say` for each group, then `finish`.
+    """The sound of one answer. Call `say` for each group, or `say_whole`; then `finish`.
 
     begun: the strand that puts the vocoder at the start of a turn of the voice (`begin_voice`).
+    waits_for_text: the answer is spoken when its text is complete.
     """
 
     session: Session
@@ -61,34 +78,33 @@ class Speaker:
     costs: Costs
     begun: Strand[None]
     sampling: CodeSampling
-    is_whole: bool = False  # the text is spoken by one call
-    buffer: CodeBuffer = field(init=False)
+    waits_for_text: bool = False
+    buffer: CodeBuffer = field(factory=lambda: CodeBuffer.after_silence(Pace.FULL))
+    _mode: SpeechMode = SpeechMode.HALF_DUPLEX
     _has_begun: bool = False
     _num_sounds: int = 0
 
-    def __attrs_post_init__(self) -> None:
-        pace = Pace.FULL
-        self.buffer = CodeBuffer(pace) if self.is_whole else CodeBuffer.after_silence(pace)
+    def say_whole(self, text: Group) -> Program[None]:
+        """Speak all of an answer's text: by one call, unless it is long."""
+        if len(text) > MAX_WHOLE_TOKENS:
+            parts = text.parts(GROUP_TOKENS)
+            for part in parts:
+                yield from self.say(part, ends_text=part is parts[-1])
+        else:
+            self._mode, self.buffer = SpeechMode.CHAT, CodeBuffer(Pace.FULL)
+            yield from self.say(text, ends_text=True)
 
     def say(self, group: Group, ends_text: bool) -> Program[None]:
         """Speak *group* (at least one token); sounds leave meanwhile."""
+        if self.outlet.is_over:
+            return
         if not self._has_begun:
             yield from self._begin()
-        hidden = torch.cat(group.states)
-        with self.costs.stage("tts"):
-            spoken = yield from done(
-                Speak(
-                    text_ids=group.ids,
-                    hidden=hidden,
-                    is_turn_end=ends_text,
-                    num_codes=self._num_missing(),
-                )
-            )
+        spoken = yield from self._call(group, ends_text)
         self.buffer.push(list(spoken.codes))
         while not spoken.is_done and not self.outlet.is_over:
             yield from self._sound(self.buffer.take(ends_turn=False))
-            with self.costs.stage("tts"):
-                spoken = yield from done(SpeakOn(num_codes=self._num_missing()))
+            spoken = yield from self._go_on()
             self.buffer.push(list(spoken.codes))
         if not self.outlet.is_over:
             yield from self._sound(self.buffer.take(ends_turn=False))
@@ -105,9 +121,39 @@ class Speaker:
     def _begin(self) -> Program[None]:
         with self.costs.stage("token2wav"):
             yield from done(Join(strand=self.begun))
-        mode = SpeechMode.CHAT if self.is_whole else SpeechMode.HALF_DUPLEX
-        self.session.open_speech(mode, self.sampling)
+        self.session.open_speech(self._mode, self.sampling)
         self._has_begun = True
+
+    def _call(self, group: Group, ends_text: bool) -> Program[Spoken]:
+        speak = Speak(
+            text_ids=group.ids,
+            hidden=torch.cat(group.states),
+            is_turn_end=ends_text,
+            num_codes=self._num_missing(),
+        )
+        spoken = yield from self._spoken(speak)
+        if spoken is None:
+            # The turn has outgrown its cache: it goes on as if it began here.
+            spoken = yield from self._spoken(speak)
+        return spoken or self._cut()
+
+    def _go_on(self) -> Program[Spoken]:
+        spoken = yield from self._spoken(SpeakOn(num_codes=self._num_missing()))
+        return spoken or self._cut()
+
+    def _spoken(self, work: Speak | SpeakOn) -> Program[Spoken | None]:
+        """Return what came of *work*; None, if there was no room, and the turn is begun anew."""
+        with self.costs.stage("tts"):
+            try:
+                spoken = yield from done(work)
+            except CapacityError:
+                self.session.open_speech(self._mode, self.sampling)
+                return None
+        return spoken
+
+    def _cut(self) -> Spoken:
+        log.warning("slot %s: some words have no room and stay unspoken", self.session.slot.index)
+        return Spoken(codes=(), is_done=True)
 
     def _num_missing(self) -> int:
         """Return how many codes make the next chunk whole."""

@@ -26,15 +26,18 @@ from omni.engine import (
     Slot,
     StopAnswer,
 )
-from omni.minicpmo.answer import StopTexts
+from omni.errors import ContextExhausted
+from omni.minicpmo.answer import Answer, AnswerRules, StopTexts
 from omni.minicpmo.chat import answer_turn, chat, read_turn
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.model.flow_cache import CacheTrim
-from omni.minicpmo.outlet import Costs
+from omni.minicpmo.outlet import Costs, Outlet
+from omni.minicpmo.prompt import ChatOptions, Message
 from omni.minicpmo.sampling import TextSampling
 from omni.minicpmo.session import Session
 from omni.minicpmo.setup import EngineOptions
-from omni.minicpmo.work import Draw, Feed, Ids, Program, Speak, Vocode
+from omni.minicpmo.work import Draw, Feed, Ids, Program, Speak, Spoken, Vocode
+from omni.minicpmo.work import done as wait_for
 from tests.minicpmo.conftest import Golden
 from tests.minicpmo.driver import Driver, golden_driver, heard, pcm, slots
 from tests.minicpmo.executor import Executor
@@ -138,6 +141,49 @@ def test_an_answer_is_the_golden_one(
     for draw, stored in ((draws[0], "logits_first"), (draws[-1], "logits_last")):
         wanted = golden.tensors[f"{name}.{stored}"]
         torch.testing.assert_close(draw.logits[0], wanted, rtol=0, atol=LOGITS)
+
+
+@pytest.mark.parametrize(("name", "num_tokens"), [("kv_chat", 20), ("kv_chat_streaming_text", 40)])
+def test_an_answer_over_a_prefilled_cache_is_the_golden_one(
+    executor: Executor, expected: Callable[[str], Golden], name: str, num_tokens: int
+) -> None:
+    """Q6: the reference closes the user's turn twice; the same ids are fed here."""
+    (case,) = (case for case in expected("k_chat").facts if case["case"] == name)
+    session, control = executor.session, executor.session.control
+    prompts = session.around.prompts
+    words = case["messages"][0][1]
+    message = Message(role="user", parts=tuple(words))
+    options = ChatOptions(adds_generation_prompt=False, speaks=False)
+
+    def program() -> Program[Answer]:
+        prompt = prompts.chat([message], options).ids
+        yield from wait_for(Feed(parts=(Ids(prompt),)))
+        assert session.kv_length == case["kv_after_prefill"]
+        header = prompts.assistant_header(speaks=False)
+        fed = yield from wait_for(Feed(parts=(Ids(header),), wants_logits=True))
+        rules = AnswerRules(
+            sampling=GREEDY,
+            max_new_tokens=num_tokens,
+            ends=frozenset((control.im_end, control.end_of_text)),
+        )
+        answer = Answer(
+            session=session,
+            rules=rules,
+            outlet=Outlet(session),
+            costs=Costs(session.now_s),
+            speaker=None,
+        )
+        yield from answer.write(fed)
+        return answer
+
+    answer = executor.run(lambda _: program())
+
+    assert session.kv_length == case["kv_after"]
+    decoded = session.tokenizer.decode(answer.ids, skips_special=False)
+    if "stream" in case:
+        assert decoded == "".join(text for text, _ in case["stream"])
+    else:
+        assert answer.ids == case["generated_ids"][:num_tokens]
 
 
 def sound_of(events: list[SessionEvent]) -> NDArray[np.float32]:
@@ -300,6 +346,44 @@ def test_an_answer_that_nobody_awaits_is_spoken_by_one_call(
 
     (call,) = executor.works(Speak)
     assert list(call.text_ids) == words
+
+
+def test_a_long_answer_that_nobody_awaits_is_spoken_by_groups(
+    driver: Driver, executor: Executor, script: Script
+) -> None:
+    """One call would end at 2,048 codes, in the middle of a sentence."""
+    words = tokens_of(driver, "one two three four five " * 30)[:125]
+    script.tokens[0] = [*words, *ending(driver)]
+
+    executor.run(lambda session: chat(session, said("Hello", speak=True, streaming=False)))
+
+    calls = [(list(work.text_ids), work.is_turn_end) for work in executor.works(Speak)]
+    assert [token for ids, _ in calls for token in ids] == words
+    assert [ends for _, ends in calls] == [False] * 12 + [True]
+
+
+@pytest.mark.parametrize("num_tokens", [40, 60])
+def test_speech_that_outgrows_its_cache_goes_on(
+    driver: Driver, executor: Executor, script: Script, num_tokens: int
+) -> None:
+    """A call that cannot begin begins the turn anew; one that cannot go on is cut."""
+    words = tokens_of(driver, "one two three four five " * 30)[:50]
+    script.tokens[0] = [*words, *ending(driver)]
+    table = executor.runner.speech.cache.table
+    table.max_tokens, longest = num_tokens, table.max_tokens
+    try:
+        executor.run(lambda session: chat(session, said("Hello", speak=True)))
+    finally:
+        table.max_tokens = longest
+
+    answered = executor.events[-1]
+    assert isinstance(answered, ChatDone)
+    assert answered.generated_tokens == len(words) + 1
+    failures = [result for _, result in executor.done if isinstance(result, ContextExhausted)]
+    spoken = [work for work, result in executor.done if isinstance(result, Spoken)]
+    assert failures
+    assert [len(work.text_ids) for work in spoken if isinstance(work, Speak)] == [10] * 5
+    assert len(sound_of(executor.events)) > 0
 
 
 def test_a_spoken_answer_without_words_has_no_sound(
