@@ -89,6 +89,22 @@ class DuplexSettings:
     """Full-duplex sessions."""
 
     pause_timeout: float = _setting(60.0, "longest pause before the session ends, in s", low=1)
+    sliding_window_mode: Literal["off", "basic", "context"] = _setting(
+        "basic",
+        "what a long call forgets: nothing, its oldest seconds, or all of them but the words",
+    )
+    basic_window_high_tokens: int = _setting(
+        4000, "basic: tokens from which the oldest units are dropped", low=100, high=40_000
+    )
+    basic_window_low_tokens: int = _setting(
+        3500, "basic: tokens that are left when units are dropped", low=50, high=40_000
+    )
+    context_max_units: int = _setting(
+        24, "context: units that stay with sound and pictures", low=1, high=3000
+    )
+    context_previous_max_tokens: int = _setting(
+        500, "context: tokens of the earlier answers that stay as text", low=1, high=8000
+    )
 
 
 @frozen(kw_only=True)

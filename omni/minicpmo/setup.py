@@ -26,7 +26,7 @@ from omni.minicpmo.token2wav_calls import Token2WavOptions
 from omni.minicpmo.tokenizer import Tokenizer
 from omni.minicpmo.voice import CODES_PER_S, VoiceAnalyser
 from omni.minicpmo.work import Waveform
-from omni.settings import Settings
+from omni.settings import DuplexSettings, Settings
 from omni.wav import waveform_from_wav
 
 log = logging.getLogger(__name__)
@@ -49,13 +49,14 @@ _SPARE_BYTES = 6 << 30
 class EngineOptions:
     """What tests and benches choose and settings do not.
 
-    device, dtype: None: the GPU if there is one; bfloat16 there, float32 on a CPU.
+    window: None: as the settings say. device, dtype: None: the GPU if there is one; bfloat16
+    there, float32 on a CPU.
     batch_sizes: for which steps are recorded; None: the usual ones on a GPU, none on a CPU.
     kv_tokens: room for all conversations together; None: what the memory holds.
     """
 
     trim: CacheTrim = CacheTrim.FIXED
-    window: WindowOptions = WindowOptions()
+    window: WindowOptions | None = None
     limits: Mapping[Phase, int] = field(factory=lambda: dict(STEP_LIMITS))
     now_s: Callable[[], float] = time.perf_counter
     choose: Choose | None = None
@@ -84,6 +85,23 @@ def load_model(settings: Settings, options: EngineOptions) -> Loaded:
     _choose_arithmetic(settings, device, dtype)
     model, _ = load_checkpoint(directory, device, dtype, pt_path)
     return assemble(settings, options, directory, tokenizer, model)
+
+
+def window_of(settings: DuplexSettings) -> WindowOptions:
+    """Return the window that the settings ask for. Raises: SettingsError."""
+    high, low = settings.basic_window_high_tokens, settings.basic_window_low_tokens
+    if low > high:
+        raise SettingsError(
+            f"duplex.basic_window_low_tokens = {low} is above duplex.basic_window_high_tokens = "
+            f"{high}; it must be at most that"
+        )
+    return WindowOptions(
+        mode=settings.sliding_window_mode,
+        high_tokens=high,
+        low_tokens=low,
+        max_units=settings.context_max_units,
+        max_previous_tokens=settings.context_previous_max_tokens,
+    )
 
 
 def default_device() -> torch.device:
@@ -140,7 +158,7 @@ def assemble(
         ),
         default_voice=voice,
         now_s=options.now_s,
-        window=options.window,
+        window=options.window or window_of(settings.duplex),
         max_tokens=sizes.max_tokens,
         uses_image_id=model.config.use_image_id,
     )
@@ -218,7 +236,7 @@ def _sizes_on_gpu(
         slot=of_session + _encoder_and_speech_bytes(model),
         token=_kv_bytes_a_token(model),
     )
-    kept = options.window.high_tokens + _UNIT_TOKENS
+    kept = (options.window or window_of(settings.duplex)).high_tokens + _UNIT_TOKENS
     num_slots, kv_tokens = fit(memory, kept, settings.fabric.slots)
     kv_tokens = options.kv_tokens or kv_tokens
     log.info("%d sessions fit, with %d tokens together", num_slots, kv_tokens)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from omni.errors import SettingsError
-from omni.minicpmo.setup import MAX_SLOTS, Memory, default_voice, fit
+from omni.minicpmo.session import WindowOptions
+from omni.minicpmo.setup import MAX_SLOTS, Memory, default_voice, fit, window_of
+from omni.settings import DuplexSettings
 from omni.wav import wav_from_waveform
 
 GB = 1_000_000_000
@@ -59,3 +61,14 @@ def test_a_voice_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match="mine.wav"):
         default_voice(str(tmp_path / "mine.wav"), tmp_path)
+
+
+def test_the_settings_window_is_the_published_one_by_default() -> None:
+    assert window_of(DuplexSettings()) == WindowOptions()
+
+
+def test_a_window_that_would_never_be_low_enough_is_told() -> None:
+    settings = DuplexSettings(basic_window_high_tokens=1000, basic_window_low_tokens=2000)
+
+    with pytest.raises(SettingsError, match="basic_window_low_tokens = 2000"):
+        window_of(settings)
