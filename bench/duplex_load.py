@@ -37,6 +37,11 @@ class Figures:
         """Chunks that were answered after the next one was due."""
         return sum(rtt > CHUNK_S * 1000 for rtt in self.rtt_ms)
 
+    @property
+    def was_held(self) -> bool:
+        """True when every chunk was answered, and none late."""
+        return bool(self.rtt_ms) and not self.num_late and not self.num_errors
+
 
 def chunk_frame(with_jpeg: bool) -> bytes:
     """Return an `audio_chunk` of one second, forced to listen so that answers are small."""

@@ -2,8 +2,11 @@
 
     python -m bench.fabric [--against URL] [--json FILE] [--minutes N] [--quick]
 
-paced: sessions with a chunk of 1 s (85 KB of JSON) each second. closed: the next chunk as soon as
-the last is answered. added: p50 above a server of one process that only parses and answers.
+paced: sessions with a chunk of 1 s (85 KB of JSON) each second; held: no chunk was answered after
+the next one was due. closed: the next chunk as soon as the last is answered. added: above the
+percentile of a server of one process that only parses and answers. cpu: ms a chunk. A whole run
+takes 5 minutes and wants a quiet machine; others: the CPU that was not the bench's, in percent of
+one core. A row with much of it is worth little.
 """
 
 import argparse
@@ -34,6 +37,7 @@ class Run:
         """Return what one load did."""
         frame = chunk_frame(jpeg)
         before = self.server.cpu_s() if self.server else {}
+        others = report.OtherLoad.begin()
         load = paced if kind == "paced" else closed_loop
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             figures = runner.run(load(self.address, sessions, duration_s, frame))
@@ -48,6 +52,8 @@ class Run:
             "chunks/s": round(len(figures.rtt_ms) / figures.duration_s, 1),
             "late": figures.num_late,
             "errors": figures.num_errors,
+            "held": ("yes" if figures.was_held else "no") if kind == "paced" else "",
+            "others %": others.percent(),
         }
         for name in sorted(before):
             used_ms = (after[name] - before[name]) * 1000 / max(1, len(figures.rtt_ms))
@@ -69,6 +75,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     hops: list[dict[str, object]] = []
     settings = {"model.engine": "null", "fabric.slots": 1024}
+    machine = report.machine()
     with running(settings) as server, floor.running() as floor_address:
         runs = [Run("floor", floor_address), Run("omni", server.address, server)]
         if args.against:
@@ -81,11 +88,12 @@ def main() -> None:
                 hops += _hop_rows(outcome) if run.server else []
                 print(report.table(rows[-1:]), flush=True)
         memory = _memory(runs[1], args.minutes)
-    machine = report.machine()
-    print(f"\n{machine}\n\n{report.table(rows)}\n\nhop by hop, ms\n{report.table(hops)}")
+    print(f"\n{machine}\nsettings: {settings}, {args.seconds:g} s each load")
+    print(f"\n{report.table(rows)}\n\nhop by hop, ms\n{report.table(hops)}")
     print(f"\nmemory, MiB\n{report.table(memory)}")
-    document = {"machine": machine, "settings": settings, "rows": rows, "hops": hops}
-    report.write_json(args.json, {**document, "memory": memory})
+    document = {"machine": machine, "settings": settings, "seconds": args.seconds}
+    document |= {"rows": rows, "hops": hops, "memory": memory}
+    report.write_json(args.json, document)
 
 
 def _loads(quick: bool) -> list[tuple[str, int, bool]]:
@@ -102,7 +110,7 @@ def _add_above_floor(rows: list[dict[str, object]]) -> None:
     for other in rows[:-1]:
         is_floor = other["server"] == "floor" and all(other[k] == row[k] for k in same)
         if is_floor and row["load"] == "paced":
-            for name in ("p50", "p99"):
+            for name in ("p50", "p95", "p99"):
                 above = float(str(row[f"rtt {name}"])) - float(str(other[f"rtt {name}"]))
                 row[f"added {name}"] = round(above, 2)
 
@@ -132,7 +140,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--against", default="", metavar="URL", help="drive this server as well")
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of each load")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each load")
     parser.add_argument("--minutes", type=float, default=0.0, help="watch the memory for so long")
     parser.add_argument("--quick", action="store_true", help="one load of each kind")
     return parser

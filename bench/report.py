@@ -3,15 +3,36 @@
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import orjson
+from attrs import frozen
 
 ROOT = Path(__file__).resolve().parent.parent
 
 Row = Mapping[str, object]
+_TICKS_HZ = os.sysconf("SC_CLK_TCK")
+
+
+@frozen
+class OtherLoad:
+    """What else the machine does during a measurement: all but this process and its descendants."""
+
+    begun_s: float
+    used_s: float
+
+    @classmethod
+    def begin(cls) -> "OtherLoad":
+        """Begin to watch."""
+        return cls(time.monotonic(), _others_cpu_s())
+
+    def percent(self) -> int:
+        """Return the CPU that others have used since then, in percent of one core."""
+        passed_s = time.monotonic() - self.begun_s
+        return round(100 * (_others_cpu_s() - self.used_s) / max(passed_s, 0.001))
 
 
 def percentiles(values: Sequence[float], digits: int = 2) -> dict[str, float]:
@@ -57,6 +78,29 @@ def write_json(path: str, document: Mapping[str, object]) -> None:
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def _others_cpu_s() -> float:
+    """Return the CPU time of the whole machine less that of this process and its descendants."""
+    fields = Path("/proc/stat").read_text("ascii").split("\n", 1)[0].split()
+    busy = sum(int(fields[place]) for place in (1, 2, 3, 6, 7))  # user nice system irq softirq
+    return (busy - _own_ticks()) / _TICKS_HZ
+
+
+def _own_ticks() -> int:
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text("utf-8", "replace").rsplit(")", 1)[1].split()
+        except (OSError, IndexError):  # it is gone meanwhile
+            continue
+        pid = int(path.parent.name)
+        parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+    own = {os.getpid()}
+    while found := {pid for pid, parent in parents.items() if parent in own} - own:
+        own |= found
+    return sum(ticks.get(pid, 0) for pid in own)
 
 
 def _shown(value: object) -> str:
