@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import aiohttp
 import numpy as np
 import pytest
 
 from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint
+from omni.wav import waveform_from_wav
 from tests.conftest import RunningOmni, StartOmni
 from tests.minicpmo.pictures import golden_picture
 from tests.realtime.client import Client, Event, connected
 
 TIMEOUT_S = 60.0
+SPEECH = Path(__file__).parents[2] / "omni" / "assets" / "default_voice.wav"
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,81 @@ async def test_a_broken_picture_is_told_and_the_call_goes_on(running: RunningOmn
 
     assert sorted(seen) == ["error", "result"]
     assert len(results) == 2
+
+
+async def test_a_chat_is_streamed_with_text_and_sound(running: RunningOmni) -> None:
+    content = [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image", "data": picture()},
+        {"type": "audio", "data": second(0.1)},
+    ]
+    request = {
+        "messages": [{"role": "user", "content": content}],
+        "generation": {"max_new_tokens": 24},
+        "tts": {"enabled": True},
+    }
+    async with connected(running.address, "/ws/chat") as client:
+        await client.socket.send_json(request)
+        async with asyncio.timeout(TIMEOUT_S):
+            prefilled = await client.expect("prefill_done")
+            events = [await client.receive()]
+            while events[-1]["type"] == "chunk":
+                events.append(await client.receive())
+        code = await client.closed()
+
+    *chunks, done = events
+    assert (done["type"], code) == ("done", 1000)
+    assert done["input_tokens"] == prefilled["input_tokens"] > 64 + 10
+    assert "".join(chunk.get("text_delta", "") for chunk in chunks) == done["text"] != ""
+    assert 0 < done["generated_tokens"] <= 24
+    assert any(chunk.get("audio_data") for chunk in chunks)
+
+
+async def test_a_chat_that_is_answered_whole_has_a_wav(running: RunningOmni) -> None:
+    request = {
+        "messages": [{"role": "user", "content": "Hello"}],
+        "generation": {"max_new_tokens": 12},
+        "tts": {"enabled": True},
+    }
+    async with aiohttp.ClientSession() as http, asyncio.timeout(TIMEOUT_S):
+        async with http.post(f"{running.address}/api/chat", json=request) as reply:
+            answer = await reply.json()
+
+    assert answer["success"] is True, answer
+    assert answer["text"]
+    assert base64.b64decode(answer["audio_data"])[:4] == b"RIFF"
+
+
+async def test_a_broken_picture_in_a_chat_is_told(running: RunningOmni) -> None:
+    broken = {"type": "image", "data": base64.b64encode(b"no picture").decode()}
+    request = {"messages": [{"role": "user", "content": ["What is this?", broken]}]}
+    async with connected(running.address, "/ws/chat") as client:
+        await client.socket.send_json(request)
+        error = await client.until("error")
+
+    assert "messages[0].content[1] (image)" in error["error"]
+
+
+async def test_hands_free_speech_is_answered(running: RunningOmni) -> None:
+    samples, rate_hz = waveform_from_wav(SPEECH.read_bytes())
+    assert rate_hz == 16_000
+    heard = np.concatenate((np.zeros(11_200), samples[:9600], np.zeros(16_000))).astype("<f4")
+    config = {"generation": {"max_new_tokens": 24}, "vad": {"min_silence_duration_ms": 600}}
+    async with connected(running.address, "/ws/half_duplex/hdx_1") as client:
+        await client.prepare(config=config)
+        for at in range(0, len(heard), 3200):
+            await client.send_chunk(base64.b64encode(heard[at : at + 3200].tobytes()).decode())
+        async with asyncio.timeout(TIMEOUT_S):
+            events = [await client.receive()]
+            while events[-1]["type"] != "turn_done":
+                events.append(await client.receive())
+
+    kinds = [event["type"] for event in events]
+    chunks = [event for event in events if event["type"] == "chunk"]
+    assert kinds == ["vad_state", "vad_state", "generating", *["chunk"] * len(chunks), "turn_done"]
+    assert events[-1]["turn_index"] == 1
+    assert "".join(chunk["text_delta"] for chunk in chunks) == events[-1]["text"]
+    assert chunks[-1]["is_final"] is True
 
 
 async def test_a_worker_killed_in_mid_batch_ends_only_its_own_calls(running: RunningOmni) -> None:
