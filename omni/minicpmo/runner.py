@@ -4,6 +4,7 @@ One thread owns it. The vocoder has a stream of its own on a GPU, so that it ove
 model; everything else runs in order on the main one.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -42,6 +43,8 @@ from omni.minicpmo.work import (
     Vocode,
     Waveform,
 )
+
+log = logging.getLogger(__name__)
 
 #: Codes that a step adds to each speaking row while others wait to decode; 1.1 ms each on an H100.
 CODES_A_STEP = 5
@@ -153,14 +156,17 @@ class Runner:
         weight = self.model.llm.lm_head.weight
         page_counts = [-(-tokens // self.sizes.page_size) for tokens in _RECORDED_TOKENS]
         ids = torch.zeros(max(batch_sizes), dtype=torch.int64, device=self.device)
-        self._decodes.record(batch_sizes, page_counts, lambda size: (ids[:size],))
         draw = Draw(logits=weight.new_zeros((1, len(weight)), dtype=torch.float32), sampling=_ANY)
-        self._draws.record(batch_sizes, lambda size: self._draw_inputs([draw] * size, []))
-        self.speech.record(batch_sizes, _RECORDED_SPEECH_TOKENS)
+        with _or_eager("decode"):
+            self._decodes.record(batch_sizes, page_counts, lambda size: (ids[:size],))
+        with _or_eager("draw"):
+            self._draws.record(batch_sizes, lambda size: self._draw_inputs([draw] * size, []))
+        with _or_eager("speech"):
+            self.speech.record(batch_sizes, _RECORDED_SPEECH_TOKENS)
         if self._sound_stream is not None:
             most = STEP_LIMITS[Phase.VOCODE]
             sizes = [size for size in batch_sizes if size <= most]
-            with self._on_sound_stream():
+            with _or_eager("vocoder"), self._on_sound_stream():
                 for codes in {voice_codes, self.token2wav.options.max_voice_codes}:
                     self.token2wav.capture(sizes, codes)
 
@@ -430,6 +436,15 @@ class Runner:
         event = torch.cuda.Event()
         event.record(self._sound_stream)
         return event
+
+
+@contextmanager
+def _or_eager(what: str) -> Iterator[None]:
+    """Log a recording that fails: its steps then run eagerly, slower and with the same results."""
+    try:
+        yield
+    except RuntimeError:  # all that torch raises for what cannot be captured
+        log.warning("the %s step cannot be recorded and runs eagerly", what, exc_info=True)
 
 
 def pieces_of(work: EncodeAudio) -> list[list[Waveform]]:

@@ -20,6 +20,7 @@ from omni.engine import (
     StopAnswer,
     UnitResult,
 )
+from omni.minicpmo.scheduler import Phase
 from omni.minicpmo.session import MAX_WAITING_CHUNKS
 from omni.minicpmo.setup import EngineOptions
 from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint
@@ -371,3 +372,34 @@ def test_a_warm_up_call_leaves_nothing(driver: Driver) -> None:
     assert warm_up(driver.engine)
 
     assert driver.is_clean(0)
+
+
+def test_small_steps_change_nothing(start: Callable[..., Driver], driver: Driver) -> None:
+    """Prompts in pieces of 16 tokens, two rows a batch, one picture at a time."""
+    expected = run_alone(driver, slots(1)[0], seed=3)
+    limits = {phase: 2 for phase in Phase} | {Phase.PREFILL: 16, Phase.SEE: 1, Phase.LISTEN: 1}
+    small = start(EngineOptions(limits=limits), "fabric.slots=3")
+    seats = slots(3)
+    for seat in seats:
+        small.step(seat, PREPARE, *(chunk(3, second) for second in range(NUM_UNITS)))
+
+    small.until(lambda: all(len(small.events[seat]) == NUM_UNITS + 1 for seat in seats))
+
+    for seat in seats:
+        units = [event for event in small.events[seat] if isinstance(event, UnitResult)]
+        assert [told(unit) for unit in units] == [told(unit) for unit in expected]
+
+
+def test_a_prompt_that_runs_out_of_pages_halfway_leaves_nothing(
+    start: Callable[..., Driver],
+) -> None:
+    limits = {phase: 64 for phase in Phase}
+    driver = start(EngineOptions(kv_tokens=320, limits=limits), "fabric.slots=2")
+    long = evolve(PREPARE, generate_audio=False, system_prompt="word " * 400)
+
+    failed = driver.refusal(slots(1)[0], long)
+
+    assert failed.fatal
+    assert driver.is_clean(0)
+    assert not driver.engine.busy
+    driver.runner.kv.table.check_integrity()
