@@ -31,8 +31,8 @@ QUESTIONS = (
     ("Hello, how are you?", "well|fine|good"),
     ("What is your name?", "pocket"),
     ("Who are you?", "pocket|assistant"),
-    ("Who made you?", "model"),
-    ("What can you do?", "question|chat|help"),
+    ("Who made you?", "model|people|team|developer|created|made"),
+    ("What can you do?", "question|chat|help|talk"),
     ("What time is it?", "10:05"),
     ("What day is it today?", "monday"),
     ("What is two plus two?", r"\b4\b|four"),
@@ -46,7 +46,7 @@ QUESTIONS = (
     ("Why is the sky blue?", "scatter"),
     ("How do I boil an egg?", "water"),
     ("What should I cook for dinner tonight?", "pasta|salad|pizza|soup|chicken|rice|sandwich|fish"),
-    ("Tell me a joke.", "because|gummy|two tired"),
+    ("Tell me a joke.", r"because|\?"),
     ("Tell me a short story.", r"\b(was|lived|went|girl|boy|man|woman|young)\b"),
     ("Can you recommend a good book?", r"read|\"|called|by [A-Z]"),
     ("I feel a bit sad today.", "okay|sorry to hear|normal|talk"),
@@ -84,11 +84,11 @@ class Reply:
 
 
 HELPFUL = "You are a helpful assistant."
-SHORT = "You are a friendly voice assistant. Answer in one or two short sentences."
+SHORT = Persona.of("").prefix[0].text
 FACTS = "You are a helpful assistant who knows many facts. Answer truthfully in one short sentence."
 PENALTY = evolve(TUNED, repetition_penalty=1.05)
 REQUESTED = evolve(TUNED, temperature=0.7, top_p=0.8, top_k=100, seed=1)
-CHOSEN = Variant("chosen: examples, rules, limits", SHORT, 14, TUNED, is_ours=True)
+CHOSEN = Variant("chosen: 17 examples, computed, limits", SHORT, 17, TUNED, is_ours=True)
 TRIED = (
     Variant("plain, temperature 0.7", HELPFUL, 0, REQUESTED),
     Variant("plain, greedy", HELPFUL, 0, TUNED),
@@ -97,12 +97,12 @@ TRIED = (
     Variant("short, 5 examples, greedy", SHORT, 5, TUNED),
     Variant("short, 10 examples, greedy", SHORT, 10, TUNED),
     Variant("short, 10 examples, penalty 1.05", SHORT, 10, PENALTY),
-    Variant("short, 14 examples, greedy", SHORT, 14, TUNED),
-    Variant("short, 14 examples, penalty 1.05", SHORT, 14, PENALTY),
-    Variant("short, 14, penalty 1.1", SHORT, 14, evolve(TUNED, repetition_penalty=1.1)),
-    Variant("short, 14, temperature 0.3", SHORT, 14, evolve(PENALTY, temperature=0.3, seed=1)),
-    Variant("short, 14, temperature 0.7", SHORT, 14, evolve(REQUESTED, repetition_penalty=1.05)),
-    Variant("facts, 14 examples, penalty 1.05", FACTS, 14, PENALTY),
+    Variant("short, 17 examples, greedy", SHORT, 17, TUNED),
+    Variant("short, 17 examples, penalty 1.05", SHORT, 17, PENALTY),
+    Variant("short, 17, penalty 1.1", SHORT, 17, evolve(TUNED, repetition_penalty=1.1)),
+    Variant("short, 17, temperature 0.3", SHORT, 17, evolve(PENALTY, temperature=0.3, seed=1)),
+    Variant("short, 17, temperature 0.7", SHORT, 17, evolve(REQUESTED, repetition_penalty=1.05)),
+    Variant("facts, 17 examples, penalty 1.05", FACTS, 17, PENALTY),
 )
 
 
@@ -137,7 +137,7 @@ def _reply(
     making = Answering(
         order, lambda text: pieces.append((time.perf_counter(), text)), lambda: True
     )
-    # The bare variants are asked as they are: the clock and the rules belong to ours.
+    # The bare variants are asked as they are: the clock and the sums belong to ours.
     if variant.is_ours:
         answer = making.run(thinking, 0, NOW, lambda _: None)
         text, is_known = "".join(piece for _, piece in pieces), answer.generate_ms == 0.0

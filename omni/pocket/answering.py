@@ -5,7 +5,7 @@ from datetime import datetime
 
 from attrs import define, field, frozen
 
-from omni.pocket.known_answers import computed_answer, small_talk_answer
+from omni.pocket.computed_answers import computed_answer
 from omni.pocket.persona import Persona
 from omni.pocket.sentences import SentenceCutter, is_sentence
 from omni.pocket.thinking import Answer, Sampling, Thinking, Utterance
@@ -70,10 +70,7 @@ class Answering:
     def _known_answer(self, now: datetime) -> str | None:
         if not self.order.question.strip():
             return "Sorry, I didn't catch that. Could you say it again?"
-        known = computed_answer(self.order.question, now)
-        if known is None and not self.order.persona.is_custom:
-            return small_talk_answer(self.order.question, len(self.order.messages))
-        return known
+        return computed_answer(self.order.question, now)
 
     def _recite(self, text: str, prefilled: Callable[[int], None]) -> Answer:
         """Give *text* whole: what is known needs no limit."""

@@ -94,19 +94,19 @@ def test_a_story_goes_on() -> None:
     ("question", "answer"),
     [
         ("What time is it?", "It is 10:05 in the morning."),
-        ("Tell me a joke.", "What do you call a bear with no teeth? A gummy bear."),
+        ("What is two plus two?", "That is 4."),
         ("  ", "Sorry, I didn't catch that. Could you say it again?"),
     ],
 )
 def test_what_is_known_is_said_whole_and_not_generated(question: str, answer: str) -> None:
     pieces, thinking, tokens = answer_of(question, "No.")
 
-    assert "".join(pieces) in (answer, *_other_jokes(question))
+    assert "".join(pieces) == answer
     assert thinking.taken == ""
     assert len(tokens) == 1
 
 
-def test_the_user_s_own_persona_does_its_own_small_talk() -> None:
+def test_the_user_s_own_instructions_replace_ours() -> None:
     pieces, _, _ = answer_of("What is your name?", "I am Ahab.", instructions="You are Ahab.")
 
     assert pieces == ["I am Ahab. "]
@@ -129,12 +129,3 @@ def test_an_unwanted_answer_stops_at_once() -> None:
 
     assert thinking.taken == "One "
     assert pieces == []
-
-
-def _other_jokes(question: str) -> list[str]:
-    if "joke" not in question:
-        return []
-    return [
-        "Why did the tomato blush? Because it saw the salad dressing.",
-        "Why did the bicycle fall over? Because it was two tired.",
-    ]

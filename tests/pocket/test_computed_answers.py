@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from omni.pocket.arithmetic import value_of_sum
-from omni.pocket.known_answers import computed_answer, small_talk_answer
+from omni.pocket.computed_answers import computed_answer
 
 NOW = datetime(2026, 11, 23, 15, 5)
 
@@ -36,20 +36,6 @@ NOW = datetime(2026, 11, 23, 15, 5)
 )
 def test_only_what_can_be_computed_is(asked: str, answer: str | None) -> None:
     assert computed_answer(asked, NOW) == answer
-
-
-@pytest.mark.parametrize("asked", ["Who are you?", "what's your name", "Thank you!", "Goodbye."])
-def test_small_talk_is_answered(asked: str) -> None:
-    assert small_talk_answer(asked, turn=0)
-
-
-@pytest.mark.parametrize("asked", ["Who was Albert Einstein?", "Thanks to whom do we know that?"])
-def test_questions_that_only_begin_like_small_talk_are_left(asked: str) -> None:
-    assert small_talk_answer(asked, turn=0) is None
-
-
-def test_the_next_joke_is_another() -> None:
-    assert small_talk_answer("Tell me a joke.", 0) != small_talk_answer("Tell me a joke.", 1)
 
 
 @given(st.integers(-999, 999), st.integers(-999, 999))
