@@ -154,7 +154,9 @@ class WebSettings:
     https: bool = _setting(True, "serve TLS; browsers give the microphone to secure pages alone")
     ssl_certfile: str = _setting("", "certificate (PEM); empty: one is made at the first start")
     ssl_keyfile: str = _setting("", "its private key (PEM)")
-    lang: Literal["", "zh", "en"] = _setting("", "default language of the pages; empty: browser's")
+    lang: Literal["", "zh", "en"] = _setting(
+        "", "language of the pages for browsers that ask for neither"
+    )
     max_body_mb: int = _setting(256, "largest HTTP body, in MiB", low=1, high=4096)
     max_frame_mb: int = _setting(128, "largest WebSocket frame, in MiB", low=1, high=1024)
     max_early_kb: int = _setting(

@@ -59,6 +59,8 @@ class Script:
     """Answer this piece with `interrupted` instead."""
     drop_at_chunk: int | None = None
     """Cut the TCP connection at this chunk."""
+    lang: str = ""
+    """The server's default language of the pages."""
     notice: str = "A small model on this computer's processor answers. It is often wrong."
     chat_reply: str = "**Yes.** Here is why:\n\n1. one\n2. two\n\n```python\nprint('hi')\n```"
     chat_delay_s: float = 0.02
@@ -102,6 +104,7 @@ async def defaults(request: web.Request) -> web.StreamResponse:
             "engine": "pocket",
             "model_name": "SmolLM2-135M-Instruct",
             "notice": request.app[SCRIPT].notice,
+            "default_lang": request.app[SCRIPT].lang,
             "modes": ["chat", "half_duplex", "audio_duplex"],
         }
     )

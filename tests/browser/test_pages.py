@@ -325,6 +325,22 @@ async def test_a_page_fits_a_phone_and_speaks_both_languages(browser: Browser, p
     assert errors == []
 
 
+@pytest.mark.parametrize(
+    ("browser_lang", "server_lang", "page_lang"),
+    [("fr-FR", "en", "en"), ("fr-FR", "", "zh-CN"), ("en-GB", "zh", "en")],
+    ids=["the server's", "Chinese where nobody says", "the browser's before the server's"],
+)
+async def test_a_page_begins_in_the_language(
+    browser: Browser, browser_lang: str, server_lang: str, page_lang: str
+) -> None:
+    async with serve(Script(lang=server_lang)) as url:
+        page = await browser.new_page(locale=browser_lang)
+        await page.goto(url)
+        await page.wait_for_selector("h1:not(:empty)")
+
+        assert await page.evaluate("document.documentElement.lang") == page_lang
+
+
 async def test_the_page_asks_no_other_server(browser: Browser) -> None:
     async with serve(Script()) as url:
         page = await browser.new_page()

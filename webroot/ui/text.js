@@ -1,5 +1,6 @@
 /** Puts the texts of the chosen language on the page, and again when it changes. */
 
+import { getDefaults } from "../lib/api.js";
 import { Dictionary, pickLang } from "../lib/i18n.js";
 
 /** @typedef {import("../lib/i18n.js").Params} Params */
@@ -53,12 +54,14 @@ export function onLangChange(listener) {
 }
 
 /**
- * Choose the language and load its texts; later changes of the setting follow by themselves.
+ * Choose the language and load its texts; the server is asked only if nothing else decides. Later changes of the setting follow by themselves.
  * @param {import("../lib/store.js").Store<import("../lib/settings.js").SettingsValues>} settings
  */
 export async function initLanguage(settings) {
   const query = new URLSearchParams(location.search).get("lang");
-  const hints = { query, stored: settings.value.lang, browser: navigator.languages };
+  const hints = { query, stored: settings.value.lang, browser: navigator.languages, server: "en" };
+  const isOpen = pickLang(hints) !== pickLang({ ...hints, server: "zh" });
+  hints.server = (isOpen && (await getDefaults()).default_lang) || "";
   await useLanguage(pickLang(hints));
   settings.subscribe((value, before) => {
     if (value.lang !== before.lang) void useLanguage(pickLang({ ...hints, query: null, stored: value.lang }));
