@@ -40,11 +40,12 @@ from omni.engine import (
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.engine import MiniCPMOEngine
 from omni.minicpmo.random_weights import CpuDraw
-from omni.minicpmo.runner import FeedShare, Runner
+from omni.minicpmo.runner import Runner
 from omni.minicpmo.sampling import DUPLEX_SAMPLING
 from omni.minicpmo.session import Session, WindowOptions
 from omni.minicpmo.setup import EngineOptions, Loaded, assemble
 from omni.minicpmo.speech_codes import SpeechMode
+from omni.minicpmo.thinking import FeedShare
 from omni.minicpmo.tiny_assets import TINY_FLOW, TINY_HIFT, write_token2wav, write_voices
 from omni.minicpmo.tiny_checkpoint import write_json
 from omni.minicpmo.tiny_tokenizer import write_tokenizer
@@ -138,6 +139,11 @@ class Bench:
         self.engine.close()
         self._folder.cleanup()
 
+    def wait(self, timeout_s: float) -> None:
+        """Wait until background work is done, or for so long."""
+        self._woken.wait(timeout_s)
+        self._woken.clear()
+
     def units(self, case: Case, count: int) -> dict[str, list[float]]:
         """Run *count* units of each session; return the figures of each stage in ms."""
         slots = [Slot(index=index, generation=1) for index in range(case.num_sessions)]
@@ -186,8 +192,7 @@ class Bench:
                 answers.append((1000 * (time.perf_counter() - started_s), emission.event))
             given = ()
             if not self.engine.busy and len(answers) < len(arrivals):
-                self._woken.wait(0.1)
-                self._woken.clear()
+                self.wait(0.1)
         return answers
 
     # --- steps alone
@@ -209,8 +214,8 @@ class Bench:
         sessions = [Session(Slot(index=n, generation=1), around, runner) for n in slots]
         _begin_speech(runner, slots, count + _WARM_UP_STEPS)
         timings = {
-            "decode": self._timed(count, lambda: runner.decode(slots, [_TOKEN] * size)),
-            "draw": self._timed(count, lambda: runner.draw(works, sessions)),
+            "decode": self._timed(count, lambda: runner.thinking.decode(slots, [_TOKEN] * size)),
+            "draw": self._timed(count, lambda: runner.thinking.draw(works, sessions)),
             "code": self._timed(count, lambda: runner.speak(slots)),
         }
         for slot in slots:
@@ -237,7 +242,8 @@ def _fill(runner: Runner, slot: int, num_tokens: int) -> None:
     """Put *num_tokens* into the KV cache of *slot*."""
     feed = Feed(parts=[Ids([_TOKEN] * num_tokens)])
     for start in range(0, num_tokens, _FILL_TOKENS):
-        runner.prefill([FeedShare(slot, feed, start, min(_FILL_TOKENS, num_tokens - start))])
+        count = min(_FILL_TOKENS, num_tokens - start)
+        runner.thinking.prefill([FeedShare(slot, feed, start, count)])
 
 
 def _begin_speech(runner: Runner, slots: Sequence[int], num_codes: int) -> None:
@@ -321,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\nA unit, ms\n{report.table(units)}\n\nA step, ms\n{report.table(steps)}")
     document = {
         "bench": "engine_step",
-        "machine": report.machine() | _device(device),
+        "machine": report.machine() | describe_device(device),
         "settings": vars(options),
         "load_s": round(bench.load_s, 1),
         "num_slots": num_slots,
@@ -342,7 +348,8 @@ def _stages(figures: dict[str, list[float]]) -> dict[str, object]:
     return row
 
 
-def _device(device: torch.device) -> dict[str, object]:
+def describe_device(device: torch.device) -> dict[str, object]:
+    """Return what a figure must be read with beside the machine."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {"device": name, "torch": torch.__version__}
 

@@ -12,16 +12,11 @@ from attrs import define, field
 from torch import Tensor
 
 from omni.errors import EngineDead, OmniError
-from omni.minicpmo.runner import (
-    CODES_A_STEP,
-    FeedShare,
-    Runner,
-    Sounding,
-    patches_of,
-    pieces_of,
-)
+from omni.minicpmo.runner import CODES_A_STEP, Runner, patches_of, pieces_of
 from omni.minicpmo.scheduler import Phase, Scheduler, Share
 from omni.minicpmo.session import Session
+from omni.minicpmo.thinking import FeedShare
+from omni.minicpmo.vocoding import Sounding
 from omni.minicpmo.work import (
     Draw,
     EncodeAudio,
@@ -165,10 +160,10 @@ class Batches:
         for share in shares:
             assert isinstance(share.job.work, Feed)
             feeds.append(FeedShare(share.job.slot, share.job.work, share.start, share.count))
-        return self._runner.prefill(feeds)
+        return self._runner.thinking.prefill(feeds)
 
     def _decode(self, shares: Shares) -> list[Fed]:
-        return self._runner.decode(
+        return self._runner.thinking.decode(
             [share.job.slot for share in shares], [_only_token(share.job.work) for share in shares]
         )
 
@@ -177,7 +172,7 @@ class Batches:
         for share in shares:
             assert isinstance(share.job.work, Draw)
             works.append(share.job.work)
-        return self._runner.draw(works, [share.job.session for share in shares])
+        return self._runner.thinking.draw(works, [share.job.session for share in shares])
 
     # --- speech: calls go on over many steps, and jobs join at any of them
 
@@ -250,7 +245,7 @@ class Batches:
     def _start_sounds(self, shares: Shares) -> Sequence[object]:
         works = [share.job.work for share in shares]
         vocodes = [work for work in works if isinstance(work, Vocode)]
-        return self._runner.vocode([share.job.slot for share in shares], vocodes)
+        return self._runner.vocoding.vocode([share.job.slot for share in shares], vocodes)
 
     def _take_sounds(self, must_wait: bool) -> list[Result]:
         """Return the jobs whose sound is there; must_wait: there is nothing else to do."""

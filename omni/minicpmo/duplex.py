@@ -7,8 +7,6 @@ import logging
 from collections.abc import Sequence
 
 import attrs
-import numpy as np
-import torch
 from attrs import define, field
 from torch import Tensor
 
@@ -24,14 +22,12 @@ from omni.engine import (
     UnitResult,
 )
 from omni.errors import CapacityError, ClientError, OmniError
-from omni.minicpmo.code_buffer import CodeBuffer, Pace, fill_unit
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.images import SlicedImage, decode_image, slice_image
 from omni.minicpmo.sampling import TextRule, TextSampling
 from omni.minicpmo.session import Session
-from omni.minicpmo.speech_codes import SpeechMode
 from omni.minicpmo.unit import MAX_CHARACTERS, Perceived, Said, Stopwatch, opening
-from omni.minicpmo.voice import Voice
+from omni.minicpmo.unit_speech import UnitSpeech
 from omni.minicpmo.window import UnitRecord, Window
 from omni.minicpmo.work import (
     Aside,
@@ -44,8 +40,6 @@ from omni.minicpmo.work import (
     Ids,
     Part,
     Program,
-    Speak,
-    Spoken,
     Vocode,
     Waveform,
     done,
@@ -82,17 +76,18 @@ def _prepare(session: Session, options: PrepareDuplex) -> Program["Call"]:
     suffix = prompts.duplex_suffix()
     yield from done(Feed(parts=[*prefix, Ids(suffix)]))
     window = Window.of(session, session.kv_length - len(suffix), suffix)
-    voice = None
+    speech = None
     if sounding is not None:
         voice = yield from session.analyse(sounding)
-        yield from done(Vocode(chunks=(), voice=voice))
+        yield from done(Vocode(chunks=(), voice=voice))  # shows that there is room for it
+        codes = CodeSampling(temperature=options.tts_temperature)
+        speech = UnitSpeech(session=session, voice=voice, sampling=codes)
     return Call(
         session=session,
         options=options,
         text=_text_sampling(options),
-        codes=CodeSampling(temperature=options.tts_temperature),
         window=window,
-        voice=voice,
+        speech=speech,
     )
 
 
@@ -138,16 +133,12 @@ class Call:
     session: Session
     options: PrepareDuplex
     text: TextSampling
-    codes: CodeSampling
     window: Window
-    voice: Voice | None
+    speech: UnitSpeech | None
     history: list[int] = field(factory=list)
     pending: list[int] = field(factory=list)
     images: list[SlicedImage] = field(factory=list)
     is_turn_open: bool = False
-    has_speech: bool = False  # the speech-token model is in a turn
-    has_sounded: bool = False  # the vocoder is in a turn
-    buffer: CodeBuffer = field(factory=lambda: CodeBuffer.after_silence(Pace.FLUSH))
     num_units: int = 0
     unit_start: int = 0
 
@@ -236,8 +227,8 @@ class Call:
         watch.decoded_s = session.now_s()
         is_listen = self._is_listen(said)
         sound, num_codes = None, 0
-        if not is_listen and self.voice is not None:
-            sound, num_codes = yield from self._sound(said, self.voice, watch)
+        if not is_listen and self.speech is not None:
+            sound, num_codes = yield from self.speech.sound(said, watch)
         if said.ends_turn:
             self._end_turn()
         self.pending = [said.terminator, control.unit_end]
@@ -323,50 +314,11 @@ class Call:
             said=tuple(token for token in spoken if token not in special),
         )
 
-    # --- speaking
-
-    def _sound(
-        self, said: Said, voice: Voice, watch: Stopwatch
-    ) -> Program[tuple[Waveform, int]]:
-        """Return the unit's sound (at least 1 s, unless the turn ends), and its number of codes."""
-        spoken = yield from self._speak(said)
-        watch.spoken_s = self.session.now_s()
-        self.buffer.push(list(spoken.codes))
-        chunks = self.buffer.take(ends_turn=said.ends_turn)
-        sound = np.zeros(0, dtype=np.float32)
-        if chunks:
-            first = None if self.has_sounded else voice
-            self.has_sounded = True
-            sound = yield from done(Vocode(chunks=chunks, voice=first))
-        watch.sounded_s = self.session.now_s()
-        return fill_unit(sound, ends_turn=said.ends_turn), len(spoken.codes)
-
-    def _speak(self, said: Said) -> Program[Spoken]:
-        if not self.has_speech:
-            self._open_speech()
-        hidden = torch.cat(said.hidden) if said.hidden else self._no_hidden()
-        call = Speak(text_ids=said.spoken, hidden=hidden, is_turn_end=said.ends_turn)
-        try:
-            spoken = yield from done(call)
-        except CapacityError:
-            # The turn has outgrown its cache: it goes on as if it began here.
-            self._open_speech()
-            spoken = yield from done(call)
-        return spoken
-
-    def _open_speech(self) -> None:
-        self.session.open_speech(SpeechMode.DUPLEX, self.codes)
-        self.has_speech = True
-
-    def _no_hidden(self) -> Tensor:
-        return self.session.states.no_hidden()
-
     def _end_turn(self) -> None:
         """Put speech and voice at the start of a turn (also after an interruption: Q18)."""
         self.is_turn_open = False
-        self.has_speech = self.has_sounded = False
-        self.session.close_speech()
-        self.buffer = CodeBuffer.after_silence(Pace.FLUSH)
+        if self.speech is not None:
+            self.speech.end_turn()
 
     # --- between units
 

@@ -4,7 +4,9 @@ A batch is filled up to the next recorded size with rows that sit out. A step's 
 function that was recorded; it runs where nothing recorded fits, and on a CPU always.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor
 from omni.minicpmo.kv_cache import PagedKVCache
 from omni.minicpmo.model.attention import AttentionPlan
 from omni.minicpmo.token2wav_graphs import Call, GraphedCall
+
+log = logging.getLogger(__name__)
 
 #: Batches are filled up to these. Between them a step's time grows by less than a fifth.
 BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -138,6 +142,15 @@ class RowGraphs:
     def run(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the outputs, valid until the next call."""
         return self._recorded.get(_shapes(inputs), self._call)(*inputs)
+
+
+@contextmanager
+def or_eager(what: str) -> Iterator[None]:
+    """Log a recording that fails: its steps then run eagerly, slower and with the same results."""
+    try:
+        yield
+    except RuntimeError:  # all that torch raises for what cannot be captured
+        log.warning("the %s step cannot be recorded and runs eagerly", what, exc_info=True)
 
 
 def _shapes(inputs: Sequence[Tensor]) -> Shapes:

@@ -16,10 +16,11 @@ from omni.minicpmo.graphs import BATCH_SIZES
 from omni.minicpmo.model.audio_encoder import STREAM_FRAMES
 from omni.minicpmo.model.flow_cache import CacheTrim
 from omni.minicpmo.prompt import Prompts
-from omni.minicpmo.runner import CacheSizes, Choose, Runner
+from omni.minicpmo.runner import CacheSizes, Runner
 from omni.minicpmo.sampling import TextSampler
 from omni.minicpmo.scheduler import STEP_LIMITS, Phase
 from omni.minicpmo.session import Surroundings, WindowOptions
+from omni.minicpmo.thinking import Choose
 from omni.minicpmo.token2wav import Token2Wav
 from omni.minicpmo.token2wav_assets import Token2WavAssets, load_assets
 from omni.minicpmo.token2wav_calls import Token2WavOptions

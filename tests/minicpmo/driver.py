@@ -94,7 +94,7 @@ def golden_driver(
 ) -> Driver:
     """Return an engine that computes what the golden runs did: their noise, their cache trim."""
     driver = Driver(model_dir, options or EngineOptions(trim=CacheTrim.V105))
-    calls = driver.runner.token2wav.calls
+    calls = driver.runner.vocoding.token2wav.calls
     rows = noise.T
     with torch.inference_mode():  # in place: recorded steps read these tensors where they are
         calls.solver.noise.zero_()[: len(rows)] = rows
@@ -104,7 +104,7 @@ def golden_driver(
 
 def silence_source(driver: Driver) -> None:
     """Take the additive noise, which differs from row to row, out of the vocoder's source."""
-    noise = driver.runner.token2wav.calls.vocoder.noise
+    noise = driver.runner.vocoding.token2wav.calls.vocoder.noise
     assert isinstance(noise, Tensor)
     with torch.inference_mode():
         noise.zero_()

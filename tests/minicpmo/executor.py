@@ -12,10 +12,11 @@ import torch
 from attrs import define, field
 
 from omni.engine import SessionEvent, Slot
-from omni.minicpmo.runner import FeedShare, Runner, patches_of, pieces_of
+from omni.minicpmo.runner import Runner, patches_of, pieces_of
 from omni.minicpmo.session import Session
 from omni.minicpmo.setup import Loaded
 from omni.minicpmo.strands import AnyStrand, AnyWork, Strands
+from omni.minicpmo.thinking import FeedShare
 from omni.minicpmo.work import (
     Aside,
     Draw,
@@ -99,13 +100,13 @@ class Executor:
                     torch.cat(runner.listen(pieces, work.sees_all)) for pieces in pieces_of(work)
                 ]
             case Feed(parts=[Ids(ids=[token])], start=None):
-                return runner.decode([slot], [token])[0]
+                return runner.thinking.decode([slot], [token])[0]
             case Feed():
-                return runner.prefill([FeedShare(slot, work, 0, len(work))])[0]
+                return runner.thinking.prefill([FeedShare(slot, work, 0, len(work))])[0]
             case Draw():
-                return runner.draw([work], [self.session])[0]
+                return runner.thinking.draw([work], [self.session])[0]
             case Vocode():
-                (sounding,) = runner.vocode([slot], [work])
+                (sounding,) = runner.vocoding.vocode([slot], [work])
                 return sounding if isinstance(sounding, Exception) else sounding.take()
             case Speak() | SpeakOn():
                 return self._speak(work)

@@ -1,0 +1,228 @@
+"""Thinking: the language model with its cache; prompts and tokens in, next tokens out, batched."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.nn import functional as F
+
+from omni.minicpmo.graphs import DecodeGraphs, GraphPool, RowGraphs, or_eager
+from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
+from omni.minicpmo.model.attention import AttentionPlan
+from omni.minicpmo.model.llm import Llm
+from omni.minicpmo.sampling import TextRows, TextSampler, TextSampling, to_device
+from omni.minicpmo.session import Session
+from omni.minicpmo.work import Draw, Drawn, Fed, Feed, Ids, Part
+
+#: Rows of at most so many tokens have recorded steps; a client stops itself at 8,192.
+_RECORDED_TOKENS = (2048, 8192)
+#: History widths are filled up to it: the published window of duplex, so that one graph serves.
+_HISTORY_TOKENS = 512
+_ANY = TextSampling()
+
+#: Slot, what was asked and what was drawn -> what is taken; benches and tests set scripts by it.
+Choose = Callable[[int, Draw, Drawn], Drawn]
+
+
+@frozen(eq=False)
+class FeedShare:
+    """Tokens start..start+count-1 of a `Feed`, and the slot that they are for."""
+
+    slot: int
+    work: Feed
+    start: int
+    count: int
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether the logits behind this share are wanted: it is the last one."""
+        return self.work.wants_logits and self.start + self.count == len(self.work)
+
+
+class Thinking:
+    """The language model of all slots. kv: its cache; one thread changes it."""
+
+    def __init__(
+        self,
+        llm: Llm,
+        kv: PagedKVCache,
+        sampler: TextSampler,
+        pool: GraphPool,
+        choose: Choose | None,
+    ) -> None:
+        self.kv = kv
+        self._llm = llm
+        self._sampler = sampler
+        self._choose = choose
+        self._device = llm.lm_head.weight.device
+        self._decodes = DecodeGraphs(self._decode_call, kv, pool)
+        self._draws = RowGraphs(self._draw_narrow, pool)
+
+    def record(self, batch_sizes: Sequence[int]) -> None:
+        """Record the steps of one token a row."""
+        weight = self._llm.lm_head.weight
+        page_counts = [-(-tokens // self.kv.table.page_size) for tokens in _RECORDED_TOKENS]
+        ids = torch.zeros(max(batch_sizes), dtype=torch.int64, device=self._device)
+        draw = Draw(logits=weight.new_zeros((1, len(weight)), dtype=torch.float32), sampling=_ANY)
+        with or_eager("decode"):
+            self._decodes.record(batch_sizes, page_counts, lambda size: (ids[:size],))
+        with or_eager("draw"):
+            self._draws.record(batch_sizes, lambda size: self._draw_inputs([draw] * size, []))
+
+    def splice(self, slot: int, start: int, removed: int, inserted: int) -> None:
+        """Replace *removed* tokens at *start* by a hole, which a `Feed` with that start fills."""
+        frequencies = self._llm.decoder.frequencies(self._device)
+        self.kv.splice(slot, start, removed, inserted, frequencies)
+
+    def no_hidden(self) -> Tensor:
+        """Return (0, C): the states of no tokens."""
+        weight = self._llm.lm_head.weight
+        return weight.new_zeros((0, weight.shape[1]))
+
+    def prefill(self, shares: Sequence[FeedShare]) -> list[Fed]:
+        """Feed a part of each prompt; the last part's result has logits if they are wanted.
+
+        Raises: ContextExhausted or CapacityError; every slot is then as it was.
+        """
+        rows = [_prefill_row(share) for share in shares]
+        with self._kept([share.slot for share in shares]):
+            embeds = self._embed(shares)
+            plan = self.kv.prefill_plan(rows)
+            hidden = self._llm(embeds, plan, self.kv.pool)
+            last = hidden.index_select(0, plan.last_token)
+            logits = self._logits(
+                last, [row for row, share in enumerate(shares) if share.wants_logits]
+            )
+        return [
+            Fed(hidden=last[row : row + 1], logits=logits.get(row)) for row in range(len(shares))
+        ]
+
+    def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Fed]:
+        """Feed one token a slot.
+
+        Raises: ContextExhausted or CapacityError; every slot is then as it was.
+        """
+        num_idle = self._decodes.filled(len(slots)) - len(slots)
+        ids = torch.tensor([*tokens, *[0] * num_idle], dtype=torch.int64)
+        with self._kept(slots):
+            hidden, logits = self._decodes.run(slots, (to_device(ids, self._device),))
+        return [
+            Fed(hidden=hidden[row : row + 1], logits=logits[row : row + 1])
+            for row in range(len(slots))
+        ]
+
+    def _decode_call(self, plan: AttentionPlan, ids: Tensor) -> tuple[Tensor, ...]:
+        hidden = self._llm(self._llm.embed(ids), plan, self.kv.pool)
+        return hidden, self._llm.logits(hidden)
+
+    def draw(self, works: Sequence[Draw], sessions: Sequence[Session]) -> list[Drawn]:
+        """Choose a token for each row."""
+        chances = [[session.random.random(), session.random.random()] for session in sessions]
+        num_idle = self._draws.filled(len(works)) - len(works)
+        inputs = self._draw_inputs([*works, *[works[0]] * num_idle], chances)
+        is_narrow = all(work.sampling.is_narrow for work in works)
+        token, is_recorded = self._draws.run(inputs) if is_narrow else self._draw_wide(*inputs)
+        drawn = torch.stack((token, is_recorded.long()), dim=1)[: len(works)]
+        # The programs act on each token: the one wait of a decode step.
+        pairs = drawn.tolist()
+        tokens = [Drawn(token=token, is_recorded=bool(noted)) for token, noted in pairs]
+        if self._choose is None:
+            return tokens
+        rows_of = zip(sessions, works, tokens, strict=True)
+        return [self._choose(session.slot.index, work, token) for session, work, token in rows_of]
+
+    def _draw_inputs(
+        self, works: Sequence[Draw], chances: Sequence[Sequence[float]]
+    ) -> tuple[Tensor, ...]:
+        """Return the tensors of a draw; rows without *chances* sit out."""
+        rows = self._sampler.rows(
+            [work.sampling for work in works],
+            [work.history for work in works],
+            [work.forbids_end for work in works],
+        )
+        logits = works[0].logits if len(works) == 1 else torch.cat([work.logits for work in works])
+        given = torch.zeros(len(works), 2)
+        if chances:
+            given[: len(chances)] = torch.tensor(chances)
+        width = max(_HISTORY_TOKENS, rows.history.shape[1])
+        missing = width - rows.history.shape[1]
+        history = F.pad(rows.history, (0, missing), value=self._llm.config.vocab_size)
+        return logits, to_device(given, self._device), rows.numbers, rows.counts, history
+
+    def _draw_narrow(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self._sample(*inputs, is_narrow=True)
+
+    def _draw_wide(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self._sample(*inputs, is_narrow=False)
+
+    def _sample(
+        self,
+        logits: Tensor,
+        chances: Tensor,
+        numbers: Tensor,
+        counts: Tensor,
+        history: Tensor,
+        *,
+        is_narrow: bool,
+    ) -> tuple[Tensor, ...]:
+        rows = TextRows(numbers=numbers, counts=counts, history=history, is_narrow=is_narrow)
+        drawn = self._sampler.sample(logits, rows, chances)
+        return drawn.token, drawn.is_recorded
+
+    def _embed(self, shares: Sequence[FeedShare]) -> Tensor:
+        """Return (N, C): the tokens of all shares, packed."""
+        ids: list[int] = []
+        places: list[int] = []
+        given: list[Tensor] = []
+        for share in shares:
+            for part, start, stop in _slices(share):
+                if isinstance(part, Ids):
+                    ids += part.ids[start:stop]
+                else:
+                    places += range(len(ids), len(ids) + stop - start)
+                    given.append(part.embeds[start:stop])
+                    ids += [0] * (stop - start)
+        embeds = self._llm.embed(to_device(torch.tensor(ids, dtype=torch.int64), self._device))
+        if given:
+            index = to_device(torch.tensor(places, dtype=torch.int64), self._device)
+            embeds.index_copy_(0, index, torch.cat(given).to(embeds.dtype))
+        return embeds
+
+    def _logits(self, last: Tensor, wanted: Sequence[int]) -> dict[int, Tensor]:
+        if not wanted:
+            return {}
+        index = to_device(torch.tensor(wanted, dtype=torch.int64), self._device)
+        rows = self._llm.logits(last.index_select(0, index))
+        return {row: rows[number : number + 1] for number, row in enumerate(wanted)}
+
+    @contextmanager
+    def _kept(self, slots: Sequence[int]) -> Iterator[None]:
+        """Put the lengths back when a forward pass fails."""
+        before = [self.kv.length(slot) for slot in slots]
+        try:
+            yield
+        except Exception:
+            for slot, length in zip(slots, before, strict=True):
+                self.kv.truncate(slot, length)
+            raise
+
+
+def _prefill_row(share: FeedShare) -> PrefillRow:
+    start = share.work.start
+    return PrefillRow(
+        slot=share.slot,
+        num_tokens=share.count,
+        start=None if start is None else start + share.start,
+    )
+
+
+def _slices(share: FeedShare) -> Iterator[tuple[Part, int, int]]:
+    """Yield the parts that a share touches, and from where to where in each."""
+    position, stop = 0, share.start + share.count
+    for part in share.work.parts:
+        first, last = max(share.start - position, 0), min(stop - position, len(part))
+        if first < last:
+            yield part, first, last
+        position += len(part)
