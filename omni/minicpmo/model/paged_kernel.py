@@ -112,8 +112,8 @@ def attend_pages(
 ) -> Tensor:
     """Return (R, KV heads, G * T, D) for queries of that shape: G heads of a KV head folded.
 
-    query: contiguous but for its rows.     pool: (2, pages, page_size, KV heads, D) of the same
-    dtype, contiguous. pages: (R, P) int64.
+    query: copied unless it is contiguous but for its rows. pool: (2, pages, page_size, KV heads, D)
+    of the same dtype, contiguous. pages: (R, P) int64.
     first_visible, last_visible: (R, T) int64, for each token the cache indices that it sees.
     The grid depends on shapes alone, so the call can be captured.
     """
@@ -129,7 +129,9 @@ def attend_pages(
         (rows, num_kv_heads, num_queries, splits, 2), dtype=torch.float32, device=pool.device
     )
     out = torch.empty(query.shape, dtype=query.dtype, device=pool.device)
-    assert query.stride()[1:] == (num_queries * head_dim, head_dim, 1), query.stride()
+    if num_queries > 1 and query.stride(2) != head_dim:
+        query = query.contiguous()  # one head a KV head: nothing was folded, so nothing was copied
+    assert query.stride(1) == num_queries * head_dim and query.stride(3) == 1, query.stride()
     _attend_pages[(rows * num_kv_heads, blocks, splits)](
         query,
         pool,
