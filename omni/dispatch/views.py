@@ -49,7 +49,7 @@ def _worker(dispatcher: "Dispatcher", record: WorkerRecord, now_s: float) -> Wor
     leases = [lease for lease in dispatcher.leases if lease.worker == record.name]
     return WorkerView(
         name=record.name,
-        state=_shown_state(peer, record),
+        state=_shown_state(peer, record, dispatcher.is_draining),
         gpu=record.gpu,
         host=record.host,
         pid=record.pid,
@@ -63,10 +63,10 @@ def _worker(dispatcher: "Dispatcher", record: WorkerRecord, now_s: float) -> Wor
     )
 
 
-def _shown_state(peer: Peer | None, record: WorkerRecord) -> ShownState:
+def _shown_state(peer: Peer | None, record: WorkerRecord, all_drain: bool) -> ShownState:
     if peer is None:
         return "offline" if record.expected else "error"
-    if peer.is_drained:
+    if peer.is_drained or (all_drain and peer.state == "ready"):
         return "draining"
     if peer.on_probation:
         return "probation"
