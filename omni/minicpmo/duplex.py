@@ -10,7 +10,7 @@ import attrs
 from attrs import define, field
 from torch import Tensor
 
-from omni.audio import float32_from_waveform, waveform_from_float32
+from omni.audio import INPUT_HZ, float32_from_waveform, waveform_from_float32
 from omni.engine import (
     EMPTY,
     AudioChunk,
@@ -50,8 +50,9 @@ log = logging.getLogger(__name__)
 CHUNK_MS = 1000  # the length of a unit, fixed by training
 #: Tokens that the repetition penalty looks at where the session asks for all of them.
 _MAX_HISTORY = 8192
-#: Units that one chunk may complete; what it brings beyond waits for the next chunk.
-_MAX_UNITS_A_CHUNK = 8
+#: A chunk has at most so many seconds and pictures: it is answered as one.
+_MAX_UNITS_A_CHUNK = 30
+_MAX_FRAMES = 32
 
 
 def duplex(session: Session, options: PrepareDuplex) -> Program[None]:
@@ -148,7 +149,7 @@ class Call:
         results: list[UnitResult] = []
         try:
             is_heard = yield from self._take_in(chunk)
-            while is_heard and len(results) < _MAX_UNITS_A_CHUNK:
+            while is_heard:
                 results.append((yield from self._unit(chunk, start_s)))
                 is_heard = self.session.has_unit()
         except OmniError as exc:
@@ -166,6 +167,11 @@ class Call:
     def _take_in(self, chunk: AudioChunk) -> Program[bool]:
         """Add the chunk to what waits; say whether there is a unit. Nothing is fed yet (Q23)."""
         samples = waveform_from_float32(chunk.pcm)
+        if len(samples) > _MAX_UNITS_A_CHUNK * INPUT_HZ or len(chunk.frames) > _MAX_FRAMES:
+            raise ClientError(
+                f"a chunk of {len(samples) / INPUT_HZ:.1f} s and {len(chunk.frames)} pictures; "
+                f"at most {_MAX_UNITS_A_CHUNK} s and {_MAX_FRAMES} are taken at once"
+            )
         if len(chunk.frames):
             self.images = yield from self._read(chunk)
         if len(samples):

@@ -41,7 +41,11 @@ class Vocoding:
 
     def __init__(self, token2wav: Token2Wav, device: torch.device) -> None:
         self.token2wav = token2wav
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)
+            # The weights were written on the main stream.
+            self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def record(self, batch_sizes: Sequence[int], voice_codes: int) -> None:
         """Record the steps for voices of at most *voice_codes*, and for the longest."""

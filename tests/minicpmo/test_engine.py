@@ -182,8 +182,10 @@ def test_a_seed_decides_what_is_drawn(driver: Driver) -> None:
         AudioChunk(pcm=Buffer(b"\0" * 64_003)),
         AudioChunk(pcm=pcm(sound(0, 0)), frames=(Buffer(b"no picture"),)),
         AudioChunk(pcm=pcm(sound(0, 0)), frames=(jpeg(1)[:200],)),
+        AudioChunk(pcm=pcm(np.zeros(31 * 16_000, dtype=np.float32))),
+        AudioChunk(pcm=pcm(sound(0, 0)), frames=(jpeg(1),) * 33),
     ],
-    ids=["odd bytes", "no picture", "half a picture"],
+    ids=["odd bytes", "no picture", "half a picture", "too long", "too many pictures"],
 )
 def test_malformed_media_fail_in_their_own_session_alone(
     driver: Driver, broken: AudioChunk
