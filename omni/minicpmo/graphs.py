@@ -86,10 +86,13 @@ class DecodeGraphs:
         """Return the number of rows that inputs for *count* slots must have."""
         return next((size for size in self._sizes if size >= count), count)
 
-    def run(self, slots: Sequence[int], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def run(
+        self, slots: Sequence[int], make_inputs: Callable[[], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
         """Take one token for each of *slots*; return the outputs of these rows, to keep.
 
-        inputs: rows filled up to `filled(len(slots))`.
+        make_inputs: called when there is room for the tokens (so that who draws chances draws them
+        once); gives rows filled up to `filled(len(slots))`.
         Raises: ContextExhausted or CapacityError, before anything is changed.
         """
         count = len(slots)
@@ -99,6 +102,7 @@ class DecodeGraphs:
         plan = self._cache.decode_plan(
             [*slots, *[slots[0]] * num_idle], [True] * count + [False] * num_idle, num_pages
         )
+        inputs = make_inputs()
         key = (count + num_idle, num_pages or 0, _shapes(inputs))
         recorded = self._recorded.get(key)
         if recorded is None:

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 MAX_SLOTS = 64
 _CPU_SLOTS = 8
 _CPU_TOKENS_A_SLOT = 4096
-#: Beside the window a unit of a call may hold pictures: 9 slices and their source, 660 tokens.
-_UNIT_TOKENS = 1024
+#: Kept for prompts and units with many pictures; 9 slices and their source are 660 tokens.
+_COMMON_TOKENS = 4096
 #: 30 s of speech by 25 codes a second and what they are conditioned on; longer turns borrow.
 _SPEECH_TOKENS_A_SLOT = 1200
 #: Recordings of 10 s that are in use at once, each 164 MB at the published size; sessions that
@@ -232,14 +232,18 @@ def _sizes_on_gpu(
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(model.llm.lm_head.weight.device)[0]
     shared, of_session = vocoder
+    token = _kv_bytes_a_token(model)
     memory = Memory(
-        free=free - _SPARE_BYTES - shared,
+        free=free - _SPARE_BYTES - shared - token * _COMMON_TOKENS,
         slot=of_session + _encoder_and_speech_bytes(model),
-        token=_kv_bytes_a_token(model),
+        token=token,
     )
-    kept = (options.window or window_of(settings.duplex)).high_tokens + _UNIT_TOKENS
+    # What a long call holds on average. Where many are at their longest at once, the pool is short
+    # for a moment, and a call then forgets earlier.
+    window = options.window or window_of(settings.duplex)
+    kept = (window.high_tokens + window.low_tokens) // 2
     num_slots, kv_tokens = fit(memory, kept, settings.fabric.slots)
-    kv_tokens = options.kv_tokens or kv_tokens
+    kv_tokens = options.kv_tokens or kv_tokens + _COMMON_TOKENS
     log.info("%d sessions fit, with %d tokens together", num_slots, kv_tokens)
     return CacheSizes(
         num_slots=num_slots,

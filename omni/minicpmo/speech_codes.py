@@ -164,7 +164,7 @@ class SpeechCodes:
             return
         states = [self._states[slot] for slot in slots]
         idle = [states[0]] * (self._graphs.filled(len(slots)) - len(slots))
-        (drawn,) = self._graphs.run(slots, self._step_inputs(states, idle))
+        (drawn,) = self._graphs.run(slots, lambda: self._step_inputs(states, idle))
         self._note(drawn, slots)
 
     def record(self, batch_sizes: Sequence[int], max_tokens: int) -> None:

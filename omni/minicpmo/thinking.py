@@ -107,7 +107,7 @@ class Thinking:
         num_idle = self._decodes.filled(len(slots)) - len(slots)
         ids = torch.tensor([*tokens, *[0] * num_idle], dtype=torch.int64)
         with self._kept(slots):
-            hidden, logits = self._decodes.run(slots, (to_device(ids, self._device),))
+            hidden, logits = self._decodes.run(slots, lambda: (to_device(ids, self._device),))
         return [
             Fed(hidden=hidden[row : row + 1], logits=logits[row : row + 1])
             for row in range(len(slots))
