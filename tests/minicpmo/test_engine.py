@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from omni.engine import (
     AudioChunk,
     Buffer,
     Close,
+    Failed,
     Prepared,
     PrepareDuplex,
     SessionEvent,
@@ -405,3 +407,34 @@ def test_a_prompt_that_runs_out_of_pages_halfway_leaves_nothing(
     assert driver.is_clean(0)
     assert not driver.engine.busy
     driver.runner.kv.table.check_integrity()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sessions_that_come_and_go_at_any_moment_leave_nothing(driver: Driver, seed: int) -> None:
+    """Openings, chunks, broken chunks, interruptions and closes in any order, between any steps."""
+    random = Random(seed)
+    generations = [0] * 8
+    for _ in range(120):
+        index = random.randrange(8)
+        slot = Slot(index=index, generation=generations[index])
+        match random.choice(["open", "chunk", "chunk", "chunk", "force", "broken", "close"]):
+            case "open":
+                generations[index] += 1
+                audio = random.random() < 0.7
+                prepare = evolve(PREPARE, generate_audio=audio, decode_mode="sampling", seed=seed)
+                driver.step(Slot(index=index, generation=generations[index]), prepare)
+            case "chunk":
+                driver.step(slot, chunk(index, random.randrange(4)))
+            case "force":
+                driver.step(slot, evolve(chunk(index, 2), force_listen=True))
+            case "broken":
+                driver.step(slot, AudioChunk(pcm=Buffer(b"\0" * 5), frames=(Buffer(b"?"),)))
+            case "close":
+                driver.step(slot, Close())
+        for _ in range(random.randrange(6)):
+            driver.step()
+
+    driver.until(lambda: not driver.engine.busy)
+
+    for slot, events in driver.events.items():
+        assert not [e for e in events if isinstance(e, Failed) and e.code == "generation_failed"]
