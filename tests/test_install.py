@@ -4,6 +4,8 @@ import ast
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from importlib.metadata import packages_distributions, version
@@ -95,21 +97,26 @@ class Copy:
         self.venv = folder / ".venv" / "base"
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        environment = {
+        return subprocess.run(
+            self.command(*words),
+            env=self.environment(retries=1),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def command(self, *words: str) -> list[str]:
+        return [str(self.folder / "bin" / "omni"), *words]
+
+    def environment(self, retries: int) -> dict[str, str]:
+        return {
             **os.environ,
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_INDEX_URL": "http://127.0.0.1:9/simple",  # the discard port: nobody listens
             "PIP_EXTRA_INDEX_URL": "",
             "PIP_FIND_LINKS": "",
-            "PIP_RETRIES": "1",
+            "PIP_RETRIES": str(retries),
         }
-        return subprocess.run(
-            [str(self.folder / "bin" / "omni"), *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +131,76 @@ def test_a_network_that_is_gone_is_named_with_the_way_on(copy: Copy) -> None:
     assert "packages cannot be fetched" in done.stderr and "same command again" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (copy.venv / "omni-unfinished").exists()  # nothing was changed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_set_up_that_is_stopped_says_so_and_leaves_no_pip(
+    copy: Copy, number: signal.Signals
+) -> None:
+    with subprocess.Popen(
+        copy.command("status"),
+        env=copy.environment(retries=100),  # pip goes on asking for minutes
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as setup:
+        assert setup.stderr is not None
+        assert any("Retrying" in line for line in setup.stderr)  # pip is at work
+        [pip] = Path(f"/proc/{setup.pid}/task/{setup.pid}/children").read_text("utf-8").split()
+        setup.send_signal(number)
+        last_words = setup.stderr.read()
+
+    assert setup.returncode == 1
+    assert "was stopped" in last_words and "goes on from here" in last_words
+    assert not Path(f"/proc/{pip}").exists()
+    assert "packages cannot be fetched" in copy.run("status").stderr, "it did not go on"
+
+
+def test_a_full_disk_is_named_before_anything_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(install, "VENV", tmp_path / ".venv" / "base")
+    monkeypatch.setattr(install, "UNFINISHED", tmp_path / "unfinished")
+    monkeypatch.setattr(install, "PYTHON", tmp_path / "python")
+    full = shutil.disk_usage(tmp_path)._replace(free=300 * 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+
+    with pytest.raises(install.SetupError, match="has 300 MiB free, and set-up needs about 850"):
+        install._set_up(["base", "pocket"])
+
+    assert not (tmp_path / ".venv" / "base").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("ERROR: [Errno 28] No space left on device", "the disk is full"),
+        ("WARNING: Retrying (Retry(total=4 ...", "check the network"),
+        ("ERROR: No matching distribution found for x==1", "not to be had for Python"),
+        ("ERROR: something new", "pip failed"),
+    ],
+)
+def test_the_reason_of_pip_is_told_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str, reason: str
+) -> None:
+    monkeypatch.setattr(install, "VENV", tmp_path)
+
+    assert reason in install._reason(words)
+
+
+def test_an_environment_that_was_left_half_way_is_not_trusted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stamp = tmp_path / "stamp.json"
+    stamp.write_text(json.dumps({"base": install.digest("base", LISTS), "root": str(ROOT)}))
+    monkeypatch.setattr(install, "STAMP", stamp)
+    monkeypatch.setattr(install, "UNFINISHED", tmp_path / "unfinished")
+    monkeypatch.setattr(install, "PYTHON", Path(sys.executable))
+    trusted = install._missing(["base"], LISTS)
+
+    (tmp_path / "unfinished").touch()
+
+    assert (trusted, install._missing(["base"], LISTS)) == ([], ["base"])
 
 
 def test_an_extra_that_does_not_exist_is_named_with_those_that_do(copy: Copy) -> None:

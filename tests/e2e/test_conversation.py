@@ -97,6 +97,26 @@ async def test_a_posted_question_in_sound_is_answered_with_a_wav(
     ears.assert_said(str(reply["text"]), samples)
 
 
+@pytest.mark.parametrize("way", ["/api/chat", "/ws/chat"])
+async def test_a_chat_that_cannot_be_answered_is_a_failure_and_not_silence(
+    pocket: RunningOmni, way: str
+) -> None:
+    """Over HTTP with status 200 and `success` false, as the demo's pages expect it."""
+    request = {"messages": [{"role": "assistant", "content": "Hello!"}]}
+
+    if way == "/api/chat":
+        reply = await post_chat(pocket, request)
+        assert (reply["success"], reply["text"]) == (False, "")
+        said = reply["error"]
+    else:
+        async with connected(pocket.websocket_address, way) as client:
+            await client.socket.send_json(request)
+            said = (await client.expect("error"))["error"]
+            await client.closed()
+
+    assert "last message must be the user's" in said
+
+
 async def test_a_page_learns_what_answers_and_that_it_is_small(pocket: RunningOmni) -> None:
     async with aiohttp.ClientSession() as http:
         async with http.get(f"{pocket.address}/api/frontend_defaults") as reply:
