@@ -28,9 +28,9 @@ from omni.dispatch.dispatcher import Dispatcher
 from omni.errors import OmniError, ProtocolError, SettingsError
 from omni.log import set_up_logging
 from omni.messages import FABRIC, TO_WEB, TO_WORKER, Goodbye, Header, Heartbeat, Queued, Refused
-from omni.process import EXIT_CANNOT_START, process_settings
+from omni.process import EXIT_CANNOT_START, process_settings, spare_the_loaded
 from omni.settings import FabricSettings, ServiceSettings, Settings
-from omni.wire import MORE_NOW, NOW, Side, broker_keys, endpoints, set_up_socket
+from omni.wire import MORE_NOW, NOW, Side, broker_keys, endpoints, receive, set_up_socket
 
 log = logging.getLogger(__name__)
 
@@ -102,13 +102,10 @@ class Broker:
     def _take_batch(self, side: Side) -> None:
         socket = self._sockets[side]
         for _ in range(MAX_BATCH):
-            try:
-                frames = [socket.recv(NOW, copy=False)]
-            except zmq.Again:
+            frames = receive(socket)
+            if frames is None:
                 self._unread.discard(side)
                 return
-            while frames[-1].more:  # recv_multipart asks the socket after each part, which costs
-                frames.append(socket.recv(copy=False))
             try:
                 self._take(side, frames)
                 if self.dispatcher.out:
@@ -373,6 +370,7 @@ def serve(settings: Settings) -> None:
     with open_broker(settings.fabric, settings.service) as (broker, poller):
         with _signals_stop(broker, poller):
             places = endpoints(settings.fabric)
+            spare_the_loaded()
             log.info("broker %s: %s %s", broker.dispatcher.broker_id, places.web, places.worker)
             broker.run(poller)
         broker.say_goodbye()

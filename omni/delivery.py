@@ -59,6 +59,8 @@ class Stream:
 
     def next_unsent(self) -> Sequence[Part] | None:
         """Return what must be given to the socket next; call `note_sent` when it took it."""
+        if self._sent == self._seq:  # the usual case, without further ado
+            return None
         index = self._next_unsent_seq - self._first_kept
         return self._kept[index].parts if index < len(self._kept) else None
 

@@ -26,6 +26,7 @@ from omni.process import (
     EXIT_CANNOT_START,
     EXIT_ENGINE_DEAD,
     add_settings_arguments,
+    spare_the_loaded,
     start_process,
 )
 from omni.settings import FabricSettings
@@ -94,6 +95,7 @@ class Worker:
             case Ready():
                 capabilities = self._limited(output.capabilities)
                 log.info("ready after %.1f s: %s", output.load_s, capabilities.model)
+                spare_the_loaded()
                 self._is_ready = True
                 link.announce("ready", capabilities)
             case Died():

@@ -59,7 +59,7 @@ from omni.messages import (
     Welcome,
 )
 from omni.settings import FabricSettings
-from omni.wire import MORE_NOW, NOW, connect_dealer, routing_id
+from omni.wire import MORE_NOW, NOW, connect_dealer, has_message, receive, routing_id
 
 log = logging.getLogger(__name__)
 
@@ -440,13 +440,12 @@ class BrokerLink:
         if not self._is_open:
             return
         for _ in range(MAX_BATCH):
-            try:
-                parts = self._socket.recv_multipart(NOW)
-            except zmq.Again:
+            frames = receive(self._socket)
+            if frames is None:
                 return
             self._heard_at_s = time.monotonic()
             try:
-                self._take(parts)
+                self._take([frame.bytes for frame in frames])
             except VersionMismatch as exc:
                 self._refuse(exc)
             except ProtocolError as exc:
@@ -567,7 +566,7 @@ class BrokerLink:
                 self._lose_broker("it takes no messages")
             return False
         # Sending may have taken the signal of an arrival off the descriptor.
-        if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        if has_message(self._socket):
             self._drain_soon()
         return True
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -79,6 +80,16 @@ def start_process(args: argparse.Namespace) -> Settings:
     except SettingsError as exc:
         print(exc, file=sys.stderr)
         raise SystemExit(EXIT_CANNOT_START) from exc
+
+
+def spare_the_loaded() -> None:
+    """Have the garbage collector look no more at what is there now; for a process that is ready.
+
+    A full collection of a web process took 44 ms with all its modules (2 cores, 400 sessions), and
+    more in a worker with a model. They stay to the end anyway.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def die_with_parent(parent: int) -> None:

@@ -13,7 +13,7 @@ from omni.certificate import server_context
 from omni.errors import SettingsError
 from omni.link import open_link
 from omni.log import set_up_logging
-from omni.process import EXIT_CANNOT_START, process_settings
+from omni.process import EXIT_CANNOT_START, process_settings, spare_the_loaded
 from omni.realtime.live import LiveSessions
 from omni.recording.recorder import NoRecording
 from omni.routes import apps, audio_assets, chat, config, queue, sockets, status
@@ -103,6 +103,7 @@ async def serve(settings: Settings) -> None:
             runner, settings.web.host, settings.service.gateway_port, ssl_context=context
         )
         await site.start()
+        spare_the_loaded()
         log.info("serving on %s", runner.addresses)
         await stop.wait()
     finally:

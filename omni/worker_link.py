@@ -39,7 +39,7 @@ from omni.messages import (
     Welcome,
 )
 from omni.settings import FabricSettings
-from omni.wire import MORE_NOW, NOW, connect_dealer, routing_id
+from omni.wire import MORE_NOW, NOW, connect_dealer, receive, routing_id
 
 log = logging.getLogger(__name__)
 
@@ -192,14 +192,13 @@ class WorkerLink:
 
     def _take_batch(self, inbox: list[tuple[Header, Message]]) -> None:
         for _ in range(MAX_BATCH):
-            try:
-                parts = self._socket.recv_multipart(NOW)
-            except zmq.Again:
+            frames = receive(self._socket)
+            if frames is None:
                 self._is_unread = False
                 return
             self._heard_at_s = time.monotonic()
             try:
-                self._take(parts, inbox)
+                self._take([frame.bytes for frame in frames], inbox)
             except VersionMismatch:
                 raise
             except ProtocolError as exc:

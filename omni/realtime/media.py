@@ -60,7 +60,7 @@ def checked_sound(samples: Waveform, rate_hz: int, max_s: float) -> Buffer:
         raise ProtocolError(f"{samples.size / rate_hz:.1f} s of sound are above {max_s:.0f} s")
     if not samples.size:
         return EMPTY
-    if not float(np.abs(samples).max()) <= 1.0:  # the negation is true for NaN as well
+    if not (samples.max() <= 1.0 and samples.min() >= -1.0):  # true for NaN as well
         samples = np.clip(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
     return Buffer(resample(samples, rate_hz, INPUT_HZ).astype("<f4", copy=False).tobytes())
 

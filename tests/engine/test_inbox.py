@@ -1,5 +1,7 @@
 """What waits in front of the engine, and what goes when there is no place."""
 
+from threading import Thread
+
 from omni.engine import Arrival, AudioChunk, Buffer, Close, PrepareDuplex, Slot, StopAnswer
 from omni.engine.inbox import Inbox, Taken, Waiting
 
@@ -93,3 +95,26 @@ def test_a_wake_ends_the_next_wait() -> None:
     inbox.wake()
 
     assert inbox.take(60) == Taken()
+
+
+def test_a_skipped_chunk_ends_the_next_wait() -> None:
+    """It was answered only with the next input, if the engine was not waiting just then."""
+    inbox = Inbox(2)
+
+    inbox.skip(ONE)
+
+    assert inbox.take(3600).skipped == {ONE: 1}
+
+
+def test_what_comes_just_when_a_wait_ends_is_neither_lost_nor_waited_for() -> None:
+    inbox = Inbox(4096)
+    putter = Thread(target=lambda: [inbox.put(chunk(ONE, n % 256)) for n in range(2000)])
+    got: list[int] = []
+
+    putter.start()
+    while len(got) < 2000:
+        got += numbers(inbox.take(1e-5), ONE)
+    putter.join()
+
+    assert got == [n % 256 for n in range(2000)]
+    assert inbox.take(1e-5) == Taken()
