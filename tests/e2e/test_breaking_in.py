@@ -9,7 +9,7 @@ from tests.e2e.conftest import Ears, Say, quiet, words
 from tests.realtime.client import Client, Event, connected
 
 STORY = "Tell me a story about the sea."
-STOP = "Stop, please stop. What is the capital of England?"
+STOP = "Wait, what is the capital of England?"
 ENGLAND = "What is the capital of England?"
 
 
@@ -59,7 +59,7 @@ async def test_the_rest_is_dropped_and_the_new_question_answered(
     answer = [result for result in call.results[cut_at:] if speaks(result)]
     assert "london" in words(text_of(answer)) and "sea" not in words(text_of(answer))
     ears.assert_said(text_of(answer), sound_of(answer))
-    assert "stop" in words(call.heard[-1])
+    assert words(call.heard[-1])[-1] == "england"
 
 
 async def test_the_history_keeps_only_what_was_played(pocket: RunningOmni, say: Say) -> None:
