@@ -157,6 +157,49 @@ async def test_a_failure_is_named_and_can_be_retried(
     assert shown == title
 
 
+async def test_a_refused_microphone_is_explained(browser: Browser) -> None:
+    async with serve(Script()) as url:
+        page = await browser.new_page()
+        await page.add_init_script(
+            "navigator.mediaDevices.getUserMedia = async () => {"
+            " throw new DOMException('no', 'NotAllowedError'); }"
+        )
+        await page.goto(f"{url}/audio_duplex?lang=en")
+        await page.click("#start")
+        await page.click("dialog .button.primary")
+        shown = await page.locator(".error-card h2").inner_text()
+        can_retry = await page.locator(".error-card .button.primary").is_visible()
+
+    assert (shown, can_retry) == ("The microphone is blocked", True)
+
+
+async def test_another_microphone_is_taken_in_mid_call_and_remembered(browser: Browser) -> None:
+    async with serve(Script()) as url:
+        page = await browser.new_page()
+        await page.add_init_script(
+            "const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+            "globalThis.asked = [];"
+            "navigator.mediaDevices.getUserMedia = (wish) => {"
+            " asked.push(wish.audio.deviceId?.exact ?? ''); return ask(wish); }"
+        )
+        await start_talking(page, url)
+        await page.click(".bar-inspect")
+        picker = page.get_by_label("Microphone", exact=True)
+        chosen = await picker.locator("option").nth(1).get_attribute("value")
+        await picker.select_option(chosen)
+        await until(page, "asked.length === 2")
+        sent = await page.evaluate("omni.metrics().sent")
+        await until(page, f"omni.metrics().sent > {sent + 2}")
+        asked = await page.evaluate("asked")
+        await page.click(".bar-stop")
+        await page.click(".summary-card .button.primary")
+        await until(page, "asked.length === 3")
+        again = await page.evaluate("asked[2]")
+
+    assert chosen and asked == ["", chosen]
+    assert again == chosen
+
+
 async def test_pause_stops_the_sound_both_ways_and_resume_gives_it_back(browser: Browser) -> None:
     script = Script()
     async with serve(script) as url:
