@@ -1,4 +1,4 @@
-"""What a unit of a duplex call costs, stage by stage, and a decode step by batch size.
+"""What a unit of a duplex call costs, stage by stage, and each kind of step by batch size.
 
     python -m bench.engine_step                     random weights at the published size, on a GPU
     python -m bench.engine_step --tiny              a dry run in small, on a CPU
@@ -26,6 +26,7 @@ from PIL import Image
 
 from bench import report
 from bench.engine_weights import config_and_tokenizer, random_model
+from omni.audio import INPUT_HZ
 from omni.engine import (
     Arrival,
     AudioChunk,
@@ -37,8 +38,11 @@ from omni.engine import (
     Slot,
     UnitResult,
 )
+from omni.minicpmo.code_buffer import CHUNK_CODES, CodeChunk
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.engine import MiniCPMOEngine
+from omni.minicpmo.images import PATCH, Patches
+from omni.minicpmo.mel import FIRST_UNIT_SAMPLES
 from omni.minicpmo.random_weights import CpuDraw
 from omni.minicpmo.runner import Runner
 from omni.minicpmo.sampling import DUPLEX_SAMPLING
@@ -51,7 +55,8 @@ from omni.minicpmo.tiny_checkpoint import write_json
 from omni.minicpmo.tiny_tokenizer import write_tokenizer
 from omni.minicpmo.token2wav_table import FlowSizes, HiftSizes
 from omni.minicpmo.tokenizer import Tokenizer
-from omni.minicpmo.work import Draw, Drawn, Feed, Ids, Speak
+from omni.minicpmo.vocoding import Sounding
+from omni.minicpmo.work import Draw, Drawn, Feed, Ids, Speak, Vocode
 from omni.settings import Settings, load_settings
 
 T = TypeVar("T", bound=SessionEvent)
@@ -62,8 +67,10 @@ STAGES = ("prefill_ms", "llm_ms", "tts_ms", "token2wav_ms", "all_ms")
 TIMEOUT_S = 120.0
 _WARM_UP_STEPS = 5
 _FILL_TOKENS = 1024
+_PATCH_GRID = (32, 32)  # a picture of 448 x 448
 _TOKEN = 5  # any text token
-_PERSONA_TOKENS = 100  # about what the reference voice and the words around it take
+_SAMPLES_A_TOKEN = 1600  # of the reference voice
+_MARKUP_TOKENS = 8  # of the system prompt
 
 
 @frozen(kw_only=True)
@@ -163,6 +170,7 @@ class Bench:
                     continue
                 assert unit.is_listen is not case.speaks, "the script was not followed"
                 figures["latency_ms"].append(latency_ms)
+                figures["kv"] = [unit.kv_cache_length]
                 for name in STAGES:
                     if (value := getattr(unit.costs, name)) is not None:
                         figures[name].append(value)
@@ -170,7 +178,8 @@ class Bench:
         return figures
 
     def _prompt(self, num_tokens: int) -> str:
-        return " a" * max(0, num_tokens - _PERSONA_TOKENS)
+        voice_tokens = len(self.engine.loaded.around.default_voice) // _SAMPLES_A_TOKEN
+        return " a" * max(0, num_tokens - voice_tokens - _MARKUP_TOKENS)
 
     def _chunks(self, slots: Sequence[Slot], case: Case, number: int) -> list[Arrival]:
         random = np.random.default_rng(number)
@@ -213,10 +222,16 @@ class Bench:
         works = [Draw(logits=logits, sampling=DUPLEX_SAMPLING) for _ in slots]
         sessions = [Session(Slot(index=n, generation=1), around, runner) for n in slots]
         _begin_speech(runner, slots, count + _WARM_UP_STEPS)
+        voice = around.voices.analyse(around.default_voice, INPUT_HZ)
+        runner.vocoding.vocode(slots, [Vocode(chunks=(), voice=voice)] * size)
+        chunk = Vocode(chunks=[CodeChunk(tuple(range(CHUNK_CODES)), is_last=False)])
         timings = {
+            "hear": self._timed(count, lambda: _hear(runner, slots)),
+            "see": self._timed(count, lambda: _see(runner, size)),
             "decode": self._timed(count, lambda: runner.thinking.decode(slots, [_TOKEN] * size)),
             "draw": self._timed(count, lambda: runner.thinking.draw(works, sessions)),
             "code": self._timed(count, lambda: runner.speak(slots)),
+            "vocode": self._timed(count, lambda: _vocode(runner, slots, chunk)),
         }
         for slot in slots:
             runner.release(slot)
@@ -244,6 +259,29 @@ def _fill(runner: Runner, slot: int, num_tokens: int) -> None:
     for start in range(0, num_tokens, _FILL_TOKENS):
         count = min(_FILL_TOKENS, num_tokens - start)
         runner.thinking.prefill([FeedShare(slot, feed, start, count)])
+
+
+def _hear(runner: Runner, slots: Sequence[int]) -> None:
+    """Have each of *slots* hear a second."""
+    second = np.zeros(FIRST_UNIT_SAMPLES, dtype=np.float32)
+    for slot in slots:
+        if not runner.has_unit(slot):
+            runner.push_sound(slot, second)
+    runner.hear(slots)
+
+
+def _see(runner: Runner, count: int) -> None:
+    """Look at *count* pictures."""
+    rows, columns = _PATCH_GRID
+    patches: Patches = np.full((rows * columns, 3 * PATCH**2), 99, dtype=np.uint8)
+    runner.see([patches] * count, [_PATCH_GRID] * count)
+
+
+def _vocode(runner: Runner, slots: Sequence[int], chunk: Vocode) -> None:
+    """Make a second of sound for each of *slots*, and wait for it."""
+    for sounding in runner.vocoding.vocode(slots, [chunk] * len(slots)):
+        assert isinstance(sounding, Sounding)
+        sounding.take()
 
 
 def _begin_speech(runner: Runner, slots: Sequence[int], num_codes: int) -> None:
@@ -341,6 +379,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _stages(figures: dict[str, list[float]]) -> dict[str, object]:
     row: dict[str, object] = {}
     for name, values in figures.items():
+        if name == "kv":
+            row["kv at end"] = int(values[0])
+            continue
         found = report.percentiles(values)
         keys = ("p50", "p95", "p99") if name == "latency_ms" else ("p50",)
         short = name.removesuffix("_ms")
