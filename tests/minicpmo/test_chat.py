@@ -43,6 +43,7 @@ from tests.minicpmo.driver import Driver, golden_driver, heard, pcm, slots
 from tests.minicpmo.executor import Executor
 from tests.minicpmo.pictures import golden_picture
 from tests.minicpmo.script import Script
+from tests.minicpmo.test_video import make_video
 
 LOGITS = 1e-3  # float32 over a whole answer; see the golden data's section 3
 WAVE = 5e-3  # an f0 error of 1e-6 grows with the accumulated phase
@@ -588,6 +589,23 @@ def test_what_cannot_be_answered_is_refused(
     failed = driver.events[slot][-1]
     assert isinstance(failed, Failed) and failed.fatal
     assert words in failed.message
+
+
+def test_a_video_is_seen_and_heard_second_by_second(driver: Driver, slot: Slot) -> None:
+    words = Part(kind="text", text="What is this?")
+    film = Part(kind="video", data=Buffer(make_video(20, sound_s=2.0)))
+    lengths = []
+    for parts, omni_mode in (((words,), True), ((film, words), True), ((film, words), False)):
+        message = ChatMessage(role="user", parts=parts)
+        request = ChatRequest(messages=(message,), omni_mode=omni_mode, max_new_tokens=1)
+        _, done = ask(driver, slot, request)
+        lengths.append(done.input_tokens)
+
+    alone, heard_and_seen, seen = lengths
+    # A picture is 64 embeddings and a second of sound 10, each between two tokens; whoever sends
+    # sound is answered for speech: one token. Without sound the parts stand on lines of their own.
+    assert heard_and_seen - alone == 2 * (64 + 2) + 2 * (10 + 2) + 1
+    assert seen - alone == 2 * (64 + 2) + 2
 
 
 def test_a_chunk_of_sound_does_not_disturb_an_answer(driver: Driver, slot: Slot) -> None:

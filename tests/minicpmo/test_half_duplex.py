@@ -11,11 +11,14 @@ from omni.audio import INPUT_HZ, resample
 from omni.engine import (
     AudioChunk,
     Buffer,
+    ChatMessage,
+    ChatRequest,
     Close,
     Failed,
     Generating,
     Part,
     Prepared,
+    PrepareDuplex,
     PrepareHalfDuplex,
     ReplyChunk,
     SessionEvent,
@@ -210,6 +213,46 @@ def test_an_answer_begun_too_early_never_was(
         results.append((events[2], events[-1].text, driver.runner.kv_length(0)))
 
     assert results[0] == results[1]
+
+
+def test_a_turn_is_the_same_beside_other_modes(
+    driver: Driver, slot: Slot, word: NDArray[np.float32]
+) -> None:
+    """A chat, a duplex call and another hands-free session compute in the same batches."""
+    chatting, calling, talking = slots(4)[1:]
+    question = ChatMessage(role="user", parts=(Part(kind="text", text="Hello"),))
+    texts = []
+    for has_company in (False, True):
+        if has_company:
+            driver.step(chatting, ChatRequest(messages=(question,), speak=True))
+            driver.step(calling, PrepareDuplex(mode="audio_duplex", force_listen_count=0))
+            driver.step(talking, PREPARE)
+        prepare(driver, slot)
+        say(driver, slot, word, quiet(1.0))
+        if has_company:
+            say(driver, talking, quiet(0.5), word, quiet(1.0))
+            say(driver, calling, *[word] * 4, chunk=16_000)
+        done = events_of_turn(driver, slot)[-1]
+        assert isinstance(done, TurnDone)
+        texts.append(done.text)
+        driver.step(slot, Close())
+    events_of_turn(driver, talking)
+    for other in (chatting, calling, talking):
+        driver.step(other, Close())
+
+    assert texts[0] == texts[1] != ""
+
+
+@pytest.mark.parametrize("silence_s", [0.4, 1.0])
+def test_closing_leaves_nothing_behind(
+    driver: Driver, slot: Slot, script: Script, word: NDArray[np.float32], silence_s: float
+) -> None:
+    """0.4: while an answer is held back. 1.0: while it is on its way. The fixture looks."""
+    length = prepare(driver, slot).prompt_length
+    script.tokens[0] = tokens_of(driver, "one two three four five " * 9)[:30]
+
+    say(driver, slot, word, quiet(silence_s))
+    driver.until(lambda: driver.runner.kv_length(0) > length)
 
 
 def test_a_stop_ends_the_turn_with_what_there_is(
