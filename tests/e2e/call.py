@@ -12,8 +12,8 @@ from omni.audio import INPUT_HZ, Waveform
 from tests.e2e.conftest import quiet
 from tests.realtime.client import Client, Event, connected
 
-#: Time for the models between two chunks of silence; they share the cores with this process.
-BREATH_S = 0.03
+#: Time for the models while there is no answer yet; they share the cores with this process.
+BREATH_S = 0.06
 #: So much silence that only a server that hangs has not answered.
 MAX_QUIET_CHUNKS = 2000
 
@@ -40,7 +40,8 @@ class Call:
             (result,) = await self.send(quiet(self.chunk_ms / 1000))
             if is_last(result):
                 return self.results[first:]
-            await asyncio.sleep(BREATH_S)
+            if not result["audio_data"]:
+                await asyncio.sleep(BREATH_S)
         raise AssertionError(f"nothing more comes after {self.results[-1]}")
 
     async def ask(self, question: Waveform) -> list[Event]:
