@@ -9,6 +9,7 @@ from omni.errors import ContextExhausted
 from omni.minicpmo.outlet import Costs, Outlet
 from omni.minicpmo.sampling import TextSampling
 from omni.minicpmo.session import Session
+from omni.minicpmo.shown_text import StopTexts, Thoughts
 from omni.minicpmo.speaker import GROUP_TOKENS, Group, Speaker
 from omni.minicpmo.tokenizer import TextStream
 from omni.minicpmo.work import Draw, Fed, Feed, Ids, Program, done
@@ -36,39 +37,6 @@ class AnswerRules:
     shows_thoughts: bool = False
 
 
-class StopTexts:
-    """Cuts a text that comes in pieces at the first of some texts."""
-
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = tuple(stop for stop in stops if stop)
-        self._held = ""
-        self.is_hit = False
-
-    def push(self, text: str) -> str:
-        """Return what may be shown: a possible beginning of a stop text waits for more."""
-        if self.is_hit:
-            return ""
-        text = self._held + text
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        if places:
-            self.is_hit, self._held = True, ""
-            return text[: min(places)]
-        count = max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - count :]
-        return text[: len(text) - count]
-
-    def flush(self) -> str:
-        """Return what was held: the text ends here."""
-        text, self._held = self._held, ""
-        return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of *text* that *stop* begins with."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)
-
-
 @define(kw_only=True, eq=False)
 class Answer:
     """One answer, while it is written and afterwards.
@@ -86,20 +54,16 @@ class Answer:
     finish_reason: FinishReason = "length"
     _stream: TextStream = field(init=False)
     _stops: StopTexts = field(init=False)
+    _thoughts: Thoughts = field(init=False)
     _group: Group = field(factory=Group)
     _unshown: str = ""
-    _is_thinking: bool = False
-    _hides_space: bool = False
     _speaks: bool = field(init=False)
-    _think_start: int = field(init=False)
-    _think_end: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._stream = TextStream(self.session.tokenizer)
         self._stops = StopTexts(self.rules.stop)
         self._speaks = self.speaker is not None
-        self._think_start = self.session.tokenizer.id("<think>")
-        self._think_end = self.session.tokenizer.id("</think>")
+        self._thoughts = Thoughts(self.session.tokenizer)
 
     def write(self, fed: Fed) -> Program[None]:
         """Write the answer. fed: the prompt's end, with logits.
@@ -116,7 +80,7 @@ class Answer:
                 yield from self._end_speech(ends_text=True)
             yield from self._say_full_group()
             self.ids.append(token)
-            self._show(token)
+            is_thought = self._show(token)
             if self._stops.is_hit:
                 self.finish_reason = "stop"
                 break
@@ -125,7 +89,7 @@ class Answer:
                     fed = yield from done(Feed(parts=(Ids((token,)),), wants_logits=True))
             except ContextExhausted:
                 break
-            if self._speaks and not self._is_thinking:
+            if self._speaks and not is_thought:
                 self._group.add(token, fed.hidden)
             if not self._speaks and len(self.ids) % GROUP_TOKENS == 0:
                 yield from self.outlet.wait()
@@ -181,18 +145,14 @@ class Answer:
 
     # --- text
 
-    def _show(self, token: int) -> None:
-        """Add the text of *token* to what was shown, if it is to be seen."""
-        self._is_thinking |= token == self._think_start
-        if self.rules.shows_thoughts or not (self._is_thinking or token == self._think_end):
+    def _show(self, token: int) -> bool:
+        """Show the text of *token*, if it is to be seen; say whether it belongs to a thought."""
+        is_thought = self._thoughts.take(token)
+        if self.rules.shows_thoughts or not is_thought:
             self._add(self._stream.push((token,)))
-        if token == self._think_end:
-            self._is_thinking, self._hides_space = False, not self.rules.shows_thoughts
+        return is_thought
 
     def _add(self, text: str) -> None:
-        if self._hides_space and text:
-            text = text.lstrip()
-            self._hides_space = not text
         self._unshown += self._stops.push(text)
         if len(self.ids) % self.rules.text_tokens == 0:
             self._let_text_out()

@@ -27,7 +27,7 @@ from omni.engine import (
     StopAnswer,
 )
 from omni.errors import ContextExhausted
-from omni.minicpmo.answer import Answer, AnswerRules, StopTexts
+from omni.minicpmo.answer import Answer, AnswerRules
 from omni.minicpmo.chat import answer_turn, chat, read_turn
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.model.flow_cache import CacheTrim
@@ -463,24 +463,6 @@ def test_a_stop_text_ends_the_answer_and_is_not_shown(
     assert done.finish_reason == "stop"
 
 
-def test_a_stop_text_cuts_however_the_text_comes() -> None:
-    for cut in range(1, 8):
-        stops = StopTexts(("abcab", "cd"))
-        pieces = ["xxabca", "bcaab", "abcdyy"]
-        text = "".join(pieces)
-        shown = "".join(stops.push(text[at : at + cut]) for at in range(0, len(text), cut))
-
-        assert (shown + stops.flush(), stops.is_hit) == ("xx", True)
-
-
-def test_what_only_looked_like_a_stop_text_is_shown_at_last() -> None:
-    stops = StopTexts(("abcab",))
-
-    assert stops.push("xxabca") == "xx"
-    assert stops.flush() == "abca"
-    assert not stops.is_hit
-
-
 def test_a_stop_ends_the_answer_with_what_there_is(driver: Driver, slot: Slot) -> None:
     driver.step(slot, said("Hello", min_new_tokens=2000, max_new_tokens=2000))
     driver.until(lambda: any(isinstance(event, ReplyChunk) for event in driver.events[slot]))
@@ -512,8 +494,7 @@ def test_thoughts_are_shown_when_asked_for_and_never_spoken(
 
     assert shown == ["one two three", "<think>\nhm hm hm\n</think>\n\none two three"]
     spoken = [list(work.text_ids) for work in executor.works(Speak)]
-    assert [ids[-len(words) :] for ids in spoken] == [words, words]
-    assert not any(set(thought[:5]) & set(ids) for ids in spoken)
+    assert spoken == [words, words]
 
 
 def turns(*texts: str) -> tuple[ChatMessage, ...]:

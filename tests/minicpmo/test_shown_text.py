@@ -1,0 +1,52 @@
+"""Stop texts and thoughts, token by token and piece by piece."""
+
+from pathlib import Path
+
+import pytest
+
+from omni.minicpmo.shown_text import StopTexts, Thoughts
+from omni.minicpmo.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint_dir: Path) -> Tokenizer:
+    return Tokenizer.from_directory(checkpoint_dir)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("one two", "one two"),
+        ("<think>\nhm\n</think>\n\none two", "one two"),
+        ("one <think>hm</think> two\n", "one two\n"),
+        ("<think>never ends", ""),
+        ("</think>one", "one"),
+    ],
+)
+def test_a_thought_is_all_between_its_marks_and_the_space_behind(
+    tokenizer: Tokenizer, text: str, shown: str
+) -> None:
+    thoughts = Thoughts(tokenizer)
+
+    kept = [token for token in tokenizer.encode_markup(text) if not thoughts.take(token)]
+
+    assert tokenizer.decode(kept).split() == shown.split()
+    assert tokenizer.decode(kept).endswith("\n") is shown.endswith("\n")
+
+
+def test_a_stop_text_cuts_however_the_text_comes() -> None:
+    for cut in range(1, 8):
+        stops = StopTexts(("abcab", "cd"))
+        pieces = ["xxabca", "bcaab", "abcdyy"]
+        text = "".join(pieces)
+        shown = "".join(stops.push(text[at : at + cut]) for at in range(0, len(text), cut))
+
+        assert (shown + stops.flush(), stops.is_hit) == ("xx", True)
+
+
+def test_what_only_looked_like_a_stop_text_is_shown_at_last() -> None:
+    stops = StopTexts(("abcab",))
+
+    assert stops.push("xxabca") == "xx"
+    assert stops.flush() == "abca"
+    assert not stops.is_hit
