@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -62,7 +61,7 @@ def running(settings: Mapping[str, object], *flags: str) -> Iterator[Server]:
     try:
         yield _wait_ready(launcher, folder)
     finally:
-        launcher.send_signal(signal.SIGINT)
+        launcher.terminate()  # SIGINT is ignored by what a shell starts in the background
         launcher.wait(STOP_TIMEOUT_S)
         shutil.rmtree(folder, ignore_errors=True)
 
