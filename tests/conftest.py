@@ -81,9 +81,12 @@ class RunningOmni:
         return next(view for view in (await self.status()).workers if view.name == name)
 
     def stop(self) -> None:
-        """Stop it as Ctrl-C does; fails when a process is left behind."""
+        """Stop it as a service manager does; fails when a process is left behind.
+
+        Not by SIGINT: a shell that runs the tests in the background has its children ignore it.
+        """
         if self.launcher.poll() is None:
-            self.launcher.send_signal(signal.SIGINT)
+            self.launcher.send_signal(signal.SIGTERM)
             self.launcher.wait(STOP_TIMEOUT_S)
         assert left_over(self.fabric.run_dir) == {}
 
