@@ -156,9 +156,12 @@ async def _there_and_back(session: LinkedSession) -> float:
 
 
 @contextlib.contextmanager
-def _broker(fabric: FabricSettings) -> Iterator[int]:
-    command = [sys.executable, "-m", "omni.broker", "--set", f"fabric.run_dir={fabric.run_dir}"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+def _broker(fabric: FabricSettings, max_queue_size: int) -> Iterator[int]:
+    sets = (f"fabric.run_dir={fabric.run_dir}", f"service.max_queue_size={max_queue_size}")
+    words = [word for chosen in sets for word in ("--set", chosen)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "omni.broker", *words], stderr=subprocess.DEVNULL
+    )
     try:
         yield process.pid
     finally:
@@ -239,13 +242,14 @@ def main() -> None:
     parser.add_argument("--json", default="", help="write the figures to this file, too")
     args = parser.parse_args()
     sizes = [int(text) for text in args.waiters.split(",")]
+    max_queue_size = max(sizes) + 1  # a newcomer finds a place behind all of them
     with tempfile.TemporaryDirectory(prefix="omni-") as folder:
         fabric = FabricSettings(run_dir=folder)
-        with _broker(fabric) as pid, _Worker(fabric).running():
+        with _broker(fabric, max_queue_size) as pid, _Worker(fabric).running():
             rows = asyncio.run(_measure(fabric, pid, sizes))
     print(report.table([{"what": k, "": v} for k, v in report.machine().items()]))
     print(report.table(_transposed(rows)))
-    settings = {"max_queue_size": 1000, "slots": 1, "newcomers": NUM_NEWCOMERS}
+    settings = {"max_queue_size": max_queue_size, "slots": 1, "newcomers": NUM_NEWCOMERS}
     report.write_json(
         args.json, {"machine": report.machine(), "settings": settings, "rows": rows}
     )
