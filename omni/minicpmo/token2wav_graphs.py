@@ -65,6 +65,13 @@ class Graphs:
     def run(
         self, key: tuple[object, ...], call: Call, inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """Return call(*inputs), by its recording if there is one."""
+        """Return call(*inputs), by its recording if there is one; the outputs are the caller's.
+
+        They are copied: the recordings share memory, so the next replay of any of them may write
+        where these outputs lie (seen: the second vocoder call of a step read the frame counts of
+        the flow after the first had overwritten them).
+        """
         recorded = self._calls.get(key)
-        return call(*inputs) if recorded is None else recorded(*inputs)
+        if recorded is None:
+            return call(*inputs)
+        return tuple(output.clone() for output in recorded(*inputs))

@@ -310,7 +310,11 @@ def no_tf32() -> Iterator[None]:
 def test_recorded_calls_sound_as_eager_ones(
     golden_dir: Path, flow_golden: Golden, voice: Voice, codes: list[int], vocoder: str
 ) -> None:
-    """Three slots in graphs of four rows, through a first, two usual and a short last chunk."""
+    """Three slots in graphs of four rows, through a first, two usual and a short last chunk.
+
+    Each begins a step after the one before it, so that a step holds rows of every kind: with all
+    three in the same place, a vocoder call that overwrote the input of the next one went unseen.
+    """
     cuda = torch.device("cuda")
     five = load_assets(golden_dir / "checkpoint/assets/token2wav", cuda)
     folder = golden_dir / "checkpoint/assets/token2wav_causal"
@@ -324,11 +328,11 @@ def test_recorded_calls_sound_as_eager_ones(
         for slot in range(3):
             each.start_turn(slot, voice)
 
-    for step in range(4):
-        is_last = step == 3
+    for step in range(6):
         chunks = []
-        for slot in range(3):
-            first = 100 * slot + 25 * step
+        for slot in range(max(0, step - 3), min(3, step + 1)):
+            is_last = step - slot == 3
+            first = 100 * slot + 25 * (step - slot)
             chosen_codes = tuple(codes[first : first + (7 + slot if is_last else 28)])
             chunks.append(SlotChunk(slot, CodeChunk(chosen_codes, is_last)))
         pairs = zip(recorded.step(chunks), eager.step(chunks), strict=True)
