@@ -18,9 +18,9 @@ PAUSE_S = 0.25
 
 
 def load_voice() -> Voice:
-    """Return the packaged voice."""
+    """Return the packaged voice; it says a text in the same way every time."""
     lexicon = Lexicon.load(weights.lexicon_files(), weights.letter_to_sound_file())
-    return Voice.load(weights.voice_file(), lexicon)
+    return Voice.load(weights.voice_file(), lexicon, varies=False)
 
 
 def speak(voice: Voice, text: str, rate_hz: int) -> Waveform:

@@ -572,8 +572,9 @@ async def test_a_session_closed_while_the_broker_is_away_frees_its_slot(
         session.close()
         broker.start()
 
-        assert (await leased(link)).is_leased
-        assert len(worker.tenants) == 1
+        again = await known(worker, await leased(link))
+        assert again.is_leased
+        assert [*worker.tenants] == [again.key]
 
 
 async def test_a_worker_that_died_with_the_broker_is_lost_to_its_sessions(

@@ -39,8 +39,12 @@ class Voice:
         self._lexicon = lexicon
 
     @classmethod
-    def load(cls, path: Path, lexicon: Lexicon, num_threads: int = 1) -> "Voice":
+    def load(
+        cls, path: Path, lexicon: Lexicon, num_threads: int = 1, varies: bool = True
+    ) -> "Voice":
         """Return the voice of the ONNX file *path*, with its settings in *path*.json beside it.
+
+        varies: False says the same text in the same way every time, and a little flatter.
 
         Raises: CheckpointError, if a file is missing, broken, or not a one-speaker espeak voice.
         """
@@ -57,6 +61,8 @@ class Voice:
         except Exception as exc:  # onnxruntime's own exceptions share no base but Exception
             raise CheckpointError(f"voice {path}: {exc}") from exc
         scales = [float(config["inference"][name]) for name in _SCALES]
+        if not varies:
+            scales = [0.0, scales[1], 0.0]
         rate_hz = int(config["audio"]["sample_rate"])
         return cls(session, config["phoneme_id_map"], scales, rate_hz, lexicon)
 
