@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -119,6 +120,9 @@ def test_children_end_with_a_launcher_that_was_killed(start_omni: StartOmni) -> 
     running = start_omni()
     pids = left_over(running.fabric.run_dir)
     running.kill("worker-0", signal.SIGSTOP)
+    # The kernel wakes what stands still when its group is orphaned, not what is about to stop.
+    status = Path(f"/proc/{pids['worker-0']}/status")
+    until(lambda: "\nState:\tT" in status.read_text())
 
     running.launcher.kill()
 
