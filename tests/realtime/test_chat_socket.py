@@ -1,5 +1,6 @@
 """`/ws/chat` of a whole server with the null engine, which answers with the user's own words."""
 
+import asyncio
 import base64
 
 import aiohttp
@@ -8,7 +9,7 @@ import pytest
 from aiohttp import WSMsgType
 
 from tests.conftest import RunningOmni
-from tests.realtime.client import Client, Event, connected
+from tests.realtime.client import TIMEOUT_S, Client, Event, connected
 
 WORDS = [{"role": "user", "content": "one two three"}]
 
@@ -111,8 +112,9 @@ async def test_a_client_that_hangs_up_frees_its_slot(address: str) -> None:
         await _ask(client, messages=long, generation={"max_new_tokens": 4096})
         await client.until("chunk")
 
-    while await _num_tasks(address):
-        continue
+    async with asyncio.timeout(TIMEOUT_S):
+        while await _num_tasks(address):
+            continue
 
 
 async def test_a_second_request_on_the_same_socket_is_refused(address: str) -> None:
