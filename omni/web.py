@@ -19,7 +19,8 @@ from omni.recording.recorder import NoRecording
 from omni.routes import apps, audio_assets, chat, config, queue, sockets, status
 from omni.routes.app_table import AppTable
 from omni.routes.errors import errors_as_json
-from omni.routes.keys import APPS, LINK, LIVE, RECORDINGS, SETTINGS
+from omni.routes.keys import APPS, LINK, LIVE, OPENAPI, RECORDINGS, SETTINGS
+from omni.routes.openapi import get_openapi, openapi_document
 from omni.routes.pages import add_pages, page_headers
 from omni.settings import Settings
 
@@ -41,6 +42,7 @@ def make_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(_linked)
     app.on_shutdown.append(_end_sessions)
     add_routes(app)
+    app[OPENAPI] = openapi_document(app)
     return app
 
 
@@ -60,6 +62,7 @@ def add_routes(app: web.Application) -> None:
             web.put("/api/config/eta", config.put_eta),
             web.get("/api/frontend_defaults", config.get_frontend_defaults),
             web.get("/api/default_ref_audio", audio_assets.get_default_ref_audio),
+            web.get("/openapi.json", get_openapi),
             web.get("/api/apps", apps.get_apps),
             web.get("/api/admin/apps", apps.get_admin_apps),
             web.put("/api/admin/apps", apps.put_admin_apps),

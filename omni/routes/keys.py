@@ -14,3 +14,5 @@ LIVE = web.AppKey("live", LiveSessions)
 #: A Protocol is no type to `AppKey`, but it is to its readers.
 RECORDINGS: web.AppKey[Recordings] = web.AppKey("recordings")
 APPS = web.AppKey("apps", AppTable)
+#: The document of every route, as JSON has it.
+OPENAPI: web.AppKey[dict[str, object]] = web.AppKey("openapi")
