@@ -10,7 +10,6 @@ a unit's latency runs from there to its result. Prints tables, and JSON with --j
 """
 
 import argparse
-import io
 import sys
 import tempfile
 import threading
@@ -22,15 +21,13 @@ from typing import TypeVar
 import numpy as np
 import torch
 from attrs import define, evolve, field, frozen
-from PIL import Image
 
 from bench import report
-from bench.engine_weights import config_and_tokenizer, random_model
+from bench.random_engine import describe_device, numbers, picture, random_load, second_of_noise
 from omni.audio import INPUT_HZ
 from omni.engine import (
     Arrival,
     AudioChunk,
-    Buffer,
     Close,
     Prepared,
     PrepareDuplex,
@@ -43,21 +40,15 @@ from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.engine import MiniCPMOEngine
 from omni.minicpmo.images import PATCH, Patches
 from omni.minicpmo.mel import FIRST_UNIT_SAMPLES
-from omni.minicpmo.random_weights import CpuDraw
 from omni.minicpmo.runner import Runner
 from omni.minicpmo.sampling import DUPLEX_SAMPLING
 from omni.minicpmo.session import Session, WindowOptions
-from omni.minicpmo.setup import EngineOptions, Loaded, assemble
+from omni.minicpmo.setup import EngineOptions
 from omni.minicpmo.speech_codes import SpeechMode
 from omni.minicpmo.thinking import FeedShare
-from omni.minicpmo.tiny_assets import TINY_FLOW, TINY_HIFT, write_token2wav, write_voices
-from omni.minicpmo.tiny_checkpoint import write_json
-from omni.minicpmo.tiny_tokenizer import write_tokenizer
-from omni.minicpmo.token2wav_table import FlowSizes, HiftSizes
-from omni.minicpmo.tokenizer import Tokenizer
 from omni.minicpmo.vocoding import Sounding
 from omni.minicpmo.work import Draw, Drawn, Feed, Ids, Speak, Vocode
-from omni.settings import Settings, load_settings
+from omni.settings import load_settings
 
 T = TypeVar("T", bound=SessionEvent)
 
@@ -112,13 +103,13 @@ class Bench:
 
     def __init__(self, is_tiny: bool, device: torch.device, num_slots: int) -> None:
         self.script = Script()
-        self._is_tiny = is_tiny
         self._device = device
         self._woken = threading.Event()
         self._folder = tempfile.TemporaryDirectory()
         options = EngineOptions(window=WindowOptions(mode="off"), choose=self.script)
         settings = load_settings(overrides=[f"fabric.slots={num_slots}"])
-        self.engine = MiniCPMOEngine(settings, options, self._load)
+        load = random_load(Path(self._folder.name), is_tiny, device)
+        self.engine = MiniCPMOEngine(settings, options, load)
         started_s = time.perf_counter()
         self.capabilities = self.engine.load(self._woken.set)
         self.load_s = time.perf_counter() - started_s
@@ -126,20 +117,6 @@ class Bench:
         control, word = tokenizer.control, tokenizer.encode(" a")[0]
         self.script.words = (control.speak, *[word] * NUM_WORDS, control.chunk_eos)
         self.script.listen = control.listen
-
-    def _load(self, settings: Settings, options: EngineOptions) -> Loaded:
-        folder = Path(self._folder.name)
-        fields, tokenizer = config_and_tokenizer(self._is_tiny)
-        write_json(folder / "config.json", fields)
-        write_tokenizer(folder, tokenizer)
-        sizes = (TINY_FLOW, TINY_HIFT) if self._is_tiny else (FlowSizes(), HiftSizes())
-        write_token2wav(folder / "assets/token2wav", CpuDraw(0), *sizes, "five-file")
-        write_voices(folder / "assets")
-        dtype = torch.bfloat16 if self._device.type == "cuda" else torch.float32
-        model, _ = random_model(self._device, dtype, is_tiny=self._is_tiny)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()  # the tensors that the weights were drawn in
-        return assemble(settings, options, folder, Tokenizer.from_directory(folder), model)
 
     def close(self) -> None:
         """Free everything."""
@@ -182,9 +159,8 @@ class Bench:
         return " a" * max(0, num_tokens - voice_tokens - _MARKUP_TOKENS)
 
     def _chunks(self, slots: Sequence[Slot], case: Case, number: int) -> list[Arrival]:
-        random = np.random.default_rng(number)
-        sound = Buffer(random.normal(0, 0.1, 16_000).astype("<f4").tobytes())
-        frames = (_picture(number),) if case.mode == "omni" else ()
+        sound = second_of_noise(number)
+        frames = (picture(number),) if case.mode == "omni" else ()
         return [Arrival(slot, AudioChunk(pcm=sound, frames=frames)) for slot in slots]
 
     def _ask(
@@ -299,13 +275,6 @@ def _begin_speech(runner: Runner, slots: Sequence[int], num_codes: int) -> None:
     runner.begin_speech(slots, [call] * len(slots))
 
 
-def _picture(number: int) -> Buffer:
-    pixels = np.random.default_rng(number).integers(0, 256, (448, 448, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return Buffer(file.getvalue())
-
-
 def _cases(options: argparse.Namespace) -> Iterator[Case]:
     for num_sessions in options.sessions:
         for kv_tokens in options.kv:
@@ -316,20 +285,16 @@ def _cases(options: argparse.Namespace) -> Iterator[Case]:
                     )
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",") if part]
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; --tiny makes everything small."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: a dry run on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--kv", type=_numbers, default=[500, 6000], help="tokens before a unit")
-    parser.add_argument("--sessions", type=_numbers, default=[1], help="units that coincide")
+    parser.add_argument("--kv", type=numbers, default=[500, 6000], help="tokens before a unit")
+    parser.add_argument("--sessions", type=numbers, default=[1], help="units that coincide")
     parser.add_argument("--units", type=int, default=30, help="of each session and case")
-    parser.add_argument("--batch", type=_numbers, default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--step-kv", type=_numbers, default=[500, 2000], help="tokens a row")
+    parser.add_argument("--batch", type=numbers, default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--step-kv", type=numbers, default=[500, 2000], help="tokens a row")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--json", default="", metavar="FILE")
     options = parser.parse_args(argv)
@@ -387,12 +352,6 @@ def _stages(figures: dict[str, list[float]]) -> dict[str, object]:
         short = name.removesuffix("_ms")
         row |= {f"{short} {key}": found[key] for key in keys if found}
     return row
-
-
-def describe_device(device: torch.device) -> dict[str, object]:
-    """Return what a figure must be read with beside the machine."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {"device": name, "torch": torch.__version__}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import torch
 from attrs import define
 
 from bench import report
-from bench.engine_step import NUM_WORDS, Bench, describe_device
+from bench.engine_step import NUM_WORDS, Bench
+from bench.random_engine import describe_device, numbers
 from omni.audio import INPUT_HZ, Waveform, resample
 from omni.engine import (
     Arrival,
@@ -168,16 +169,12 @@ def _rows(figures: dict[str, list[float]], **about: object) -> list[report.Row]:
     ]
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",") if part]
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: a dry run on a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--sessions", type=_numbers, default=[1], help="chats that come at once")
+    parser.add_argument("--sessions", type=numbers, default=[1], help="chats that come at once")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--silence-ms", type=int, default=600, help="that the VAD waits for")
     parser.add_argument("--json", default="", metavar="FILE")
