@@ -12,7 +12,7 @@ from attrs import frozen
 from omni import engine
 from omni.engine import Capabilities
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 RequestType = Literal["chat", "half_duplex_audio", "audio_duplex", "omni_duplex", "streaming"]
 Role = Literal["web", "worker", "launcher", "cli"]
@@ -364,6 +364,8 @@ Message = (
 #: Kinds that the broker routes by header.session, unopened: web -> worker, and worker -> web.
 TO_WORKER: dict[str, type] = {
     "chat_request": engine.ChatRequest,
+    "speak_request": engine.SpeakRequest,
+    "transcribe_request": engine.TranscribeRequest,
     "prepare_half_duplex": engine.PrepareHalfDuplex,
     "prepare_duplex": engine.PrepareDuplex,
     "audio_chunk": engine.AudioChunk,
@@ -378,6 +380,7 @@ TO_WEB: dict[str, type] = {
     "generating": engine.Generating,
     "prefill_done": engine.PrefillDone,
     "reply_chunk": engine.ReplyChunk,
+    "transcript_segment": engine.TranscriptSegment,
     "turn_done": engine.TurnDone,
     "chat_done": engine.ChatDone,
     "failed": engine.Failed,

@@ -11,11 +11,9 @@ from omni.engine import (
     Arrival,
     AudioChunk,
     ChatDone,
-    ChatRequest,
     Close,
     Failed,
-    PrepareDuplex,
-    PrepareHalfDuplex,
+    Opening,
     SessionEvent,
     SessionInput,
     Slot,
@@ -38,7 +36,7 @@ log = logging.getLogger(__name__)
 Send = Callable[[Header, Message], None]
 
 _INPUTS = get_args(SessionInput)
-_OPENINGS = (ChatRequest, PrepareHalfDuplex, PrepareDuplex)
+_OPENINGS = get_args(Opening)
 
 
 @define

@@ -171,7 +171,7 @@ def test_another_protocol_version_is_refused_in_its_own_with_both_numbers(
     assert (fields[0], fields[1]) == (7, "refused")
     refused = decode(Header(kind="refused"), parts[1:])
     assert isinstance(refused, Refused)
-    assert "protocol 7, this is 1" in refused.message
+    assert f"protocol 7, this is {PROTOCOL_VERSION}" in refused.message
 
 
 def _next_parts_of_version(peer: RawPeer, version: int) -> list[bytes]:

@@ -54,13 +54,14 @@ def test_stamps_are_bounded() -> None:
 def test_another_version_is_told_apart_and_named() -> None:
     part = msgpack.packb([PROTOCOL_VERSION + 1, "whatever", {"it": "holds"}])
 
-    with pytest.raises(VersionMismatch, match="protocol 2, this is 1") as caught:
+    said = f"protocol {PROTOCOL_VERSION + 1}, this is {PROTOCOL_VERSION}"
+    with pytest.raises(VersionMismatch, match=said) as caught:
         decode_header(part)
 
     assert caught.value.version == PROTOCOL_VERSION + 1
 
 
-GOOD = [1, "heartbeat", "s", 1, 2, 3, ["web", 5]]
+GOOD = [PROTOCOL_VERSION, "heartbeat", "s", 1, 2, 3, ["web", 5]]
 
 
 @pytest.mark.parametrize(

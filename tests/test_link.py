@@ -24,7 +24,7 @@ from omni.errors import (
     WorkerLost,
 )
 from omni.link import MAX_INBOX, BrokerLink, LinkedSession, open_link
-from omni.messages import EtaConfig, Header, Queued, Refused, Welcome
+from omni.messages import PROTOCOL_VERSION, EtaConfig, Header, Queued, Refused, Welcome
 from omni.settings import FabricSettings, ServiceSettings
 from omni.wire import endpoints
 from tests.fabric import TIMEOUT_S, BrokerProcess, EchoWorker, broker_thread, fabric
@@ -696,7 +696,7 @@ async def test_garbage_from_the_broker_is_passed_over(fabric: FabricSettings) ->
                 while not router.poll(0):
                     await asyncio.sleep(0.005)
             peer, *_ = router.recv_multipart()
-            for parts in ([b""], [b"\xc1", b""], [msgpack.packb([1, "welcome"]), b"x"]):
+            for parts in ([b""], [b"\xc1", b""], [msgpack.packb([PROTOCOL_VERSION, "welcome"]), b"x"]):
                 router.send_multipart([peer, *parts])
             welcome = Welcome(broker_id="b", heartbeat_interval_s=0.25, heartbeat_misses=4)
             router.send_multipart([peer, *encode(Header(kind=""), welcome)])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from attrs import evolve
 
 from omni.engine import (
     Arrival,
@@ -22,7 +23,10 @@ from omni.engine import (
     ReplyChunk,
     SessionInput,
     Slot,
+    SpeakRequest,
     StopAnswer,
+    TranscribeRequest,
+    TranscriptSegment,
     TurnDone,
     UnitResult,
     VadState,
@@ -87,6 +91,42 @@ def test_a_chat_is_answered_with_the_users_words(engine: NullEngine) -> None:
     assert "".join(chunk.text for chunk in chunks) == "a b c"
     assert [chunk.is_final for chunk in chunks] == [False, False, True]
     assert isinstance(events[-1], ChatDone) and events[-1].text == "a b c"
+
+
+def test_a_chat_ends_before_a_text_that_ends_it(engine: NullEngine) -> None:
+    events = send(engine, evolve(HELLO, stop=("b",)))
+
+    done = events[-1]
+    assert isinstance(done, ChatDone)
+    assert (done.text, done.finish_reason) == ("a", "stop")
+
+
+def test_an_answer_that_is_cut_says_so(engine: NullEngine) -> None:
+    events = send(engine, evolve(HELLO, max_new_tokens=2))
+
+    done = events[-1]
+    assert isinstance(done, ChatDone)
+    assert (done.text, done.finish_reason) == ("a b", "length")
+    assert (done.input_tokens, done.generated_tokens) == (3, 2)
+
+
+def test_a_text_is_read_out_as_a_tone_for_each_word(engine: NullEngine) -> None:
+    prefilled, *chunks, done = send(engine, SpeakRequest(text="one two"))
+
+    assert prefilled == PrefillDone(input_tokens=2)
+    assert all(isinstance(chunk, ReplyChunk) and len(chunk.pcm) for chunk in chunks)
+    assert [chunk.text for chunk in chunks if isinstance(chunk, ReplyChunk)] == ["one ", "two"]
+    assert isinstance(done, ChatDone) and done.text == "one two"
+
+
+def test_a_recording_is_written_down_second_by_second(engine: NullEngine) -> None:
+    sound = Buffer(np.zeros(24_000, np.float32).tobytes())
+
+    first, second, done = send(engine, TranscribeRequest(pcm=sound))
+
+    assert first == TranscriptSegment(start_s=0.0, end_s=1.0, text="second 1")
+    assert second == TranscriptSegment(start_s=1.0, end_s=1.5, text="second 2")
+    assert isinstance(done, ChatDone) and done.text == "second 1 second 2"
 
 
 def test_a_stopped_chat_ends_with_what_was_said(engine: NullEngine) -> None:

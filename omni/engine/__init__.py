@@ -33,6 +33,7 @@ class Capabilities:
     notice: one honest sentence for the page about what is answering; may be empty.
     num_slots: sessions that it holds at the same time. vision: takes pictures and video.
     transcribes: emits `UserTranscript`. languages: ISO codes it understands and speaks.
+    reads_aloud: takes `SpeakRequest`. writes_down: takes `TranscribeRequest`.
     min_chunk_ms: the shortest duplex chunk it answers; 1000 where units are fixed by training.
     """
 
@@ -43,6 +44,8 @@ class Capabilities:
     notice: str = ""
     vision: bool = False
     transcribes: bool = False
+    reads_aloud: bool = False
+    writes_down: bool = False
     languages: tuple[str, ...] = ("en",)
     min_chunk_ms: int = 1000
 
@@ -107,6 +110,34 @@ class ChatRequest:
     enable_thinking: bool = False
     streaming: bool = True
     stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@frozen(kw_only=True)
+class SpeakRequest:
+    """A text to be read out as it stands. Opens the slot, is answered like a chat that speaks.
+
+    instructions: how to read it, for engines that can be told. voice: as in `ChatRequest`.
+    """
+
+    text: str
+    voice: Buffer = field(default=EMPTY, repr=False)
+    instructions: str = ""
+    seed: int | None = None
+
+
+@frozen(kw_only=True)
+class TranscribeRequest:
+    """A recording to be written down. Opens the slot; `TranscriptSegment`s, then `ChatDone`.
+
+    pcm: float32, 16 kHz, the whole of it. language: ISO code; "": as it sounds. prompt: words that
+    may come up, or the text before. temperature: 0 always takes the likeliest word.
+    """
+
+    pcm: Buffer = field(repr=False)
+    language: str = ""
+    prompt: str = ""
+    temperature: float = 0.0
     seed: int | None = None
 
 
@@ -188,9 +219,9 @@ class Close:
     """Ends the session. The engine frees all of its state and answers nothing."""
 
 
-SessionInput = (
-    ChatRequest | PrepareHalfDuplex | PrepareDuplex | AudioChunk | StopAnswer | Close
-)
+#: What opens a slot.
+Opening = ChatRequest | SpeakRequest | TranscribeRequest | PrepareHalfDuplex | PrepareDuplex
+SessionInput = Opening | AudioChunk | StopAnswer | Close
 
 
 # --- what an engine gives back -----------------------------------------------------------------
@@ -282,6 +313,15 @@ class ReplyChunk:
 
 
 @frozen(kw_only=True)
+class TranscriptSegment:
+    """What was said in one stretch of a recording, from start_s to end_s of it."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@frozen(kw_only=True)
 class TurnDone:
     """Half duplex: the turn is over, with its whole text. turn_index counts from 1."""
 
@@ -292,11 +332,18 @@ class TurnDone:
 
 @frozen(kw_only=True)
 class ChatDone:
-    """Chat: the answer is complete. The slot is free afterwards."""
+    """The answer to a chat, a text or a recording is complete. The slot is free afterwards.
+
+    input_tokens, generated_tokens: all of them. Of the input, so many stand for sound and for
+    pictures; speech_tokens: made besides, of the answer's sound. 0 where an engine counts none.
+    """
 
     text: str
     input_tokens: int
     generated_tokens: int
+    input_audio_tokens: int = 0
+    input_image_tokens: int = 0
+    speech_tokens: int = 0
     finish_reason: Literal["stop", "length", "cancelled"] = "stop"
     costs: StageCosts = StageCosts()
 
@@ -322,6 +369,7 @@ SessionEvent = (
     | Generating
     | PrefillDone
     | ReplyChunk
+    | TranscriptSegment
     | TurnDone
     | ChatDone
     | Failed

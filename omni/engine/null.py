@@ -2,12 +2,13 @@
 
 Duplex: listens, and in every `speak_every`-th unit speaks a tone and the unit's number.
 Half duplex: a turn ends with the first quiet chunk after a loud one. Chat and half duplex answer
-with the user's own words, a word in each step. Anything else would need a model.
+with the user's own words, a word in each step; a text is read out as a tone for each word, and a
+recording says which second it is. Anything else would need a model.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from typing import assert_never
+from typing import Literal, assert_never
 
 import numpy as np
 from attrs import define, field, frozen
@@ -32,8 +33,11 @@ from omni.engine import (
     SessionEvent,
     SessionInput,
     Slot,
+    SpeakRequest,
     StageCosts,
     StopAnswer,
+    TranscribeRequest,
+    TranscriptSegment,
     TurnDone,
     UnitResult,
     VadState,
@@ -59,7 +63,8 @@ class Script:
 
 @define
 class _Session:
-    opening: ChatRequest | PrepareHalfDuplex | PrepareDuplex
+    opening: ChatRequest | SpeakRequest | PrepareHalfDuplex | PrepareDuplex
+    num_asked: int = 0  # words of a chat's question
     num_units: int = 0
     num_turns: int = 0
     speech_ms: int = 0
@@ -68,7 +73,7 @@ class _Session:
 
     @property
     def speaks(self) -> bool:
-        return isinstance(self.opening, PrepareDuplex) or self.opening.speak
+        return isinstance(self.opening, PrepareDuplex | SpeakRequest) or self.opening.speak
 
 
 class NullEngine:
@@ -90,6 +95,8 @@ class NullEngine:
             num_slots=self._num_slots,
             notice="No model is running: answers follow a script, for tests and measurements.",
             vision=True,
+            reads_aloud=True,
+            writes_down=True,
             min_chunk_ms=20,
         )
 
@@ -117,7 +124,11 @@ class NullEngine:
     def _answer(self, slot: Slot, message: SessionInput) -> list[SessionEvent]:
         match message:
             case ChatRequest():
-                return self._open_chat(slot, message)
+                return self._begin(slot, message, _answer_to(message))
+            case SpeakRequest():
+                return self._begin(slot, message, message.text.split() or ["nothing"])
+            case TranscribeRequest():
+                return _write_down(message)
             case PrepareHalfDuplex():
                 self._sessions[slot] = _Session(message)
                 return [Prepared()]
@@ -135,10 +146,11 @@ class NullEngine:
             return self._stop(slot, session)
         return self._hear(slot, session, message)
 
-    def _open_chat(self, slot: Slot, request: ChatRequest) -> list[SessionEvent]:
-        asked = [part.text for part in request.messages[-1].parts if part.text]
-        words = " ".join(asked).split() or ["nothing"]
-        session = _Session(request, words=words[: request.max_new_tokens])
+    def _begin(
+        self, slot: Slot, opening: ChatRequest | SpeakRequest, words: list[str]
+    ) -> list[SessionEvent]:
+        most = opening.max_new_tokens if isinstance(opening, ChatRequest) else len(words)
+        session = _Session(opening, num_asked=len(words), words=words[:most])
         self._sessions[slot] = self._talking[slot] = session
         return [PrefillDone(input_tokens=len(words))]
 
@@ -148,7 +160,7 @@ class NullEngine:
                 return [self._unit(session, opening, chunk)]
             case PrepareHalfDuplex():
                 return self._listen_for_turn(slot, session, chunk)
-            case ChatRequest():
+            case ChatRequest() | SpeakRequest():
                 return [Failed(code="protocol_error", message="a chat takes no audio chunks")]
             case _:
                 assert_never(session.opening)
@@ -208,19 +220,46 @@ class NullEngine:
     def _finish(self, slot: Slot, session: _Session, cancelled: bool = False) -> list[SessionEvent]:
         del self._talking[slot]
         text, session.said = session.said.strip(), ""
-        if isinstance(session.opening, ChatRequest):
+        if isinstance(session.opening, ChatRequest | SpeakRequest):
             del self._sessions[slot]
             num_words = len(text.split())
+            is_short = num_words < session.num_asked
+            reason: Literal["stop", "length"] = "length" if is_short else "stop"
             return [
                 ChatDone(
                     text=text,
-                    input_tokens=num_words,
+                    input_tokens=session.num_asked,
                     generated_tokens=num_words,
-                    finish_reason="cancelled" if cancelled else "stop",
+                    finish_reason="cancelled" if cancelled else reason,
                 )
             ]
         session.num_turns += 1
         return [TurnDone(turn_index=session.num_turns, text=text)]
+
+
+def _answer_to(request: ChatRequest) -> list[str]:
+    """Return the words of the last message, up to the first text that ends an answer."""
+    said = " ".join(" ".join(part.text for part in request.messages[-1].parts).split())
+    for stop in request.stop:
+        said = said.partition(stop)[0] if stop else said
+    return said.split() or ["nothing"]
+
+
+def _write_down(request: TranscribeRequest) -> list[SessionEvent]:
+    """Return what a recording says: `second 1`, `second 2`, ..., the last one cut short."""
+    num_samples = len(request.pcm) // np.dtype(np.float32).itemsize
+    starts = range(0, num_samples, IN_HZ)
+    segments = [
+        TranscriptSegment(
+            start_s=at / IN_HZ,
+            end_s=min(at + IN_HZ, num_samples) / IN_HZ,
+            text=f"second {number}",
+        )
+        for number, at in enumerate(starts, 1)
+    ]
+    text = " ".join(segment.text for segment in segments)
+    done = ChatDone(text=text, input_tokens=len(segments), generated_tokens=2 * len(segments))
+    return [*segments, done]
 
 
 def _tone(script: Script) -> Buffer:

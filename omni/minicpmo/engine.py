@@ -24,7 +24,9 @@ from omni.engine import (
     SessionEvent,
     SessionInput,
     Slot,
+    SpeakRequest,
     StopAnswer,
+    TranscribeRequest,
 )
 from omni.errors import CapacityError, ClientError, EngineDead, GenerationFailed, OmniError
 from omni.minicpmo.background import Background
@@ -123,6 +125,9 @@ class MiniCPMOEngine:
             case ChatRequest() | PrepareHalfDuplex() | PrepareDuplex():
                 self._end(slot.index)
                 self._open(slot, message)
+            case SpeakRequest() | TranscribeRequest():
+                text = "this engine reads no texts out and writes no recordings down"
+                self._fail(slot, ClientError(text), fatal=True)
             case Close():
                 self._end(slot.index)
             case AudioChunk() | StopAnswer() if tenant is None or tenant.session.slot != slot:

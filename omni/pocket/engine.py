@@ -22,7 +22,9 @@ from omni.engine import (
     SessionEvent,
     SessionInput,
     Slot,
+    SpeakRequest,
     StopAnswer,
+    TranscribeRequest,
 )
 from omni.errors import EngineDead, OmniError
 from omni.pocket import sampling, weights
@@ -131,6 +133,9 @@ class PocketEngine:
                 case ChatRequest() | PrepareHalfDuplex() | PrepareDuplex():
                     self._end(slot.index)
                     return self._open(slot, message)
+                case SpeakRequest() | TranscribeRequest():
+                    text = "this engine reads no texts out and writes no recordings down"
+                    return _emit(slot, [Failed(code="invalid_request", message=text, fatal=True)])
                 case Close():
                     self._end(slot.index)
                     return []
