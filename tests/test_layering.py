@@ -55,7 +55,15 @@ FORBIDDEN = {
 }
 
 #: All that an engine may import of omni beside itself: it runs in a bench with no wire.
-ENGINES_MAY = ("omni.engine", "omni.errors", "omni.audio", "omni.wav", "omni.settings", "omni.vad")
+ENGINES_MAY = (
+    "omni.engine",
+    "omni.errors",
+    "omni.audio",
+    "omni.wav",
+    "omni.containers",
+    "omni.settings",
+    "omni.vad",
+)
 
 #: torch.load with weights_only raises pickle.UnpicklingError for what it refuses.
 MAY_CATCH_PICKLE_ERRORS = ("omni.minicpmo.token2wav_assets", "omni.minicpmo.checkpoint")

@@ -696,7 +696,8 @@ async def test_garbage_from_the_broker_is_passed_over(fabric: FabricSettings) ->
                 while not router.poll(0):
                     await asyncio.sleep(0.005)
             peer, *_ = router.recv_multipart()
-            for parts in ([b""], [b"\xc1", b""], [msgpack.packb([PROTOCOL_VERSION, "welcome"]), b"x"]):
+            short = msgpack.packb([PROTOCOL_VERSION, "welcome"])
+            for parts in ([b""], [b"\xc1", b""], [short, b"x"]):
                 router.send_multipart([peer, *parts])
             welcome = Welcome(broker_id="b", heartbeat_interval_s=0.25, heartbeat_misses=4)
             router.send_multipart([peer, *encode(Header(kind=""), welcome)])

@@ -15,6 +15,7 @@ from attrs import frozen
 from numpy.typing import NDArray
 from PIL import Image
 
+from omni.containers import open_container, sound_pieces
 from omni.errors import ClientError
 from omni.minicpmo.images import MAX_PIXELS, mosaic
 from omni.minicpmo.mel import SAMPLE_RATE_HZ
@@ -42,11 +43,8 @@ def read_video(data: bytes, stack_frames: int = 1) -> list[VideoSegment]:
     """
     if stack_frames < 1:
         raise ClientError(f"stack_frames must be at least 1, is {stack_frames}")
-    try:
-        with av.open(io.BytesIO(data), mode="r") as container:
-            return _segments(data, container, stack_frames)
-    except (av.FFmpegError, ValueError, OSError) as exc:
-        raise ClientError(f"not a video that can be read: {exc}") from exc
+    with open_container(io.BytesIO(data)) as container:
+        return _segments(data, container, stack_frames)
 
 
 def frame_times(duration_s: float) -> list[float]:
@@ -103,7 +101,7 @@ def _index(time_s: float, rate: float, num_frames: int) -> int:
 
 def _rate_and_length(data: bytes) -> tuple[float, int]:
     """Return pictures a second and their number, counted: headers of streamed files lack or lie."""
-    with av.open(io.BytesIO(data), mode="r") as container:
+    with open_container(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
         if stream.width * stream.height > MAX_PIXELS:
             raise ClientError(
@@ -142,7 +140,7 @@ def _sounds(
     data: bytes, times: Sequence[float], duration_s: float
 ) -> list[NDArray[np.float32] | None]:
     """Return the sound from each of *times* to the next."""
-    sound = _sound(data)
+    sound = _sound(data, int(duration_s * SAMPLE_RATE_HZ))
     if sound is None:
         return [None] * len(times)
     edges = [int(time * SAMPLE_RATE_HZ) for time in (*times, duration_s)]
@@ -155,16 +153,18 @@ def _filled(segment: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.pad(segment, (0, missing)) if missing > 0 else segment
 
 
-def _sound(data: bytes) -> NDArray[np.float32] | None:
-    """Return the whole sound track as 16 kHz mono, or None where there is none."""
-    with av.open(io.BytesIO(data), mode="r") as container:
+def _sound(data: bytes, max_samples: int) -> NDArray[np.float32] | None:
+    """Return the sound track as 16 kHz mono, as far as it is wanted; None where there is none."""
+    parts: list[NDArray[np.float32]] = []
+    with open_container(io.BytesIO(data)) as container:
         if not container.streams.audio:
             return None
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
-        frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-        frames += resampler.resample(None)
-    parts = [frame.to_ndarray()[0] for frame in frames]
-    return np.concatenate(parts).astype(np.float32) if parts else None
+        for part in sound_pieces(container):
+            parts.append(part)
+            max_samples -= len(part)
+            if max_samples <= 0:
+                break
+    return np.concatenate(parts) if parts else None
 
 
 def _stacked(
