@@ -174,6 +174,14 @@ class Trouble:
     message: str
 
 
+@frozen(kw_only=True)
+class RecordingStopped:
+    """The session goes on, but what follows is not recorded. reason: why, in plain words."""
+
+    recording_id: str
+    reason: str
+
+
 Notice = (
     Waiting
     | QueueDone
@@ -191,6 +199,7 @@ Notice = (
     | Interrupted
     | TimedOut
     | Stopped
+    | RecordingStopped
     | Trouble
 )
 

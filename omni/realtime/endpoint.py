@@ -14,7 +14,15 @@ from attrs import define, field
 
 from omni.errors import Cancelled, NoWorker, OmniError, ProtocolError, TooLarge, WorkerLost
 from omni.link import BrokerLink, LinkedSession
-from omni.realtime.dialect import Command, Diagnose, Dialect, Open, Stop, Waiting
+from omni.realtime.dialect import (
+    Command,
+    Diagnose,
+    Dialect,
+    Open,
+    RecordingStopped,
+    Stop,
+    Waiting,
+)
 from omni.realtime.early import EarlyCommands
 from omni.realtime.live import LiveSessions
 from omni.realtime.session import CLOSE_GOING_AWAY, Action, End, Send, Session, Tell
@@ -47,6 +55,7 @@ class Endpoint:
     _over: asyncio.Event = field(factory=asyncio.Event, init=False)
     _ending: End = field(factory=End, init=False)
     _is_gone: bool = field(default=False, init=False)
+    _told_unrecorded: bool = field(default=False, init=False)
 
     async def run(self, request: web.BaseRequest) -> ClientSocket:
         """Serve the connection from its upgrade to its end; frees the slot whatever happens."""
@@ -156,6 +165,7 @@ class Endpoint:
                 self.recorder.said(event)
                 self.session.stamps = self.linked.last_stamps
                 await self.perform(self.session.hear(event, _now()))
+                await self._mind_recording()
         except OmniError as exc:
             await self._fail(exc)
 
@@ -173,6 +183,16 @@ class Endpoint:
         while not self._over.is_set() and (command := self.early.pop()) is not None:
             await self._take(command)
         self._is_leased = True
+
+    async def _mind_recording(self) -> None:
+        """Tell once that the recording has stopped; the session goes on without it."""
+        is_on = self.session.state in ("live", "paused")
+        if is_on and self.recorder.trouble and not self._told_unrecorded:
+            self._told_unrecorded = True
+            stopped = RecordingStopped(
+                recording_id=self.recorder.recording_id, reason=self.recorder.trouble
+            )
+            await self.socket.tell(self.dialect.render(stopped))
 
     # --- time ---
 
@@ -198,6 +218,7 @@ class Endpoint:
         try:
             self.linked.send(send.input)
             self.recorder.heard(send.input)
+            await self._mind_recording()
         except WorkerLost:
             log.debug("session %s: not sent, its worker is lost", self.linked.key)
         except OmniError as exc:

@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 
 from omni.engine import UserTranscript
-from omni.realtime.dialect import Frame, Notice, QueueDone, Stopped, Trouble, Waiting, event
+from omni.realtime.dialect import (
+    Frame,
+    Notice,
+    QueueDone,
+    RecordingStopped,
+    Stopped,
+    Trouble,
+    Waiting,
+    event,
+)
 
 
 def render_common(notice: Notice) -> Sequence[Frame]:
@@ -21,6 +30,8 @@ def render_common(notice: Notice) -> Sequence[Frame]:
             return event("queue_done")
         case Stopped():
             return event("stopped")
+        case RecordingStopped(recording_id=recording_id, reason=reason):
+            return event("recording_stopped", recording_session_id=recording_id, reason=reason)
         case UserTranscript(text=text, final=final):
             return event("transcript", role="user", text=text, final=final)
         case Trouble(code=code, text=text, message=message):

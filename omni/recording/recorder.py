@@ -2,8 +2,28 @@
 
 from typing import Protocol
 
+from attrs import define, field
+
 from omni.engine import SessionEvent, SessionInput
 from omni.messages import RequestType
+
+
+@define
+class RecordingCounters:
+    """What was recorded since this process started.
+
+    active: sessions being recorded now. finished: those that ended whole. failed: those that could
+    not be kept to their end. finalised, unfinalised: those whose files were made, or could not be.
+    """
+
+    active: int = 0
+    started: int = 0
+    finished: int = 0
+    failed: int = 0
+    finalised: int = 0
+    unfinalised: int = 0
+    written_bytes: int = 0
+    dropped_records: int = 0
 
 
 class Recorder(Protocol):
@@ -12,6 +32,10 @@ class Recorder(Protocol):
     @property
     def recording_id(self) -> str:
         """The name under which the session can be found; "" when nothing is kept."""
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is kept any more; "" while all is well."""
 
     def heard(self, input: SessionInput) -> None:
         """Keep what went to the engine."""
@@ -29,14 +53,21 @@ class Recorder(Protocol):
 class Recordings(Protocol):
     """Where sessions are recorded."""
 
+    @property
+    def counters(self) -> RecordingCounters:
+        """What was recorded so far."""
+
     def start(self, client_id: str, request_type: RequestType, worker: str) -> Recorder:
         """Return the recorder of a session that begins now."""
 
 
+@define
 class NoRecording:
     """Keeps nothing; both the place and its recorders."""
 
-    recording_id = ""
+    counters: RecordingCounters = field(factory=RecordingCounters, init=False)
+    recording_id: str = field(default="", init=False)
+    trouble: str = field(default="", init=False)
 
     def start(self, client_id: str, request_type: RequestType, worker: str) -> "NoRecording":
         """Return itself: there is nothing to tell sessions apart by."""
