@@ -24,6 +24,9 @@ _NO_LIMIT_BYTES = 2**62
 #: A close frame holds 125 bytes, two of them the code. Source: RFC 6455, 5.5.
 _MAX_REASON_BYTES = 123
 _BAD_FRAME = (WSCloseCode.MESSAGE_TOO_BIG, WSCloseCode.PROTOCOL_ERROR)
+#: A client is still sending the rest of a frame that was refused. Closed at once, TCP would reset
+#: the connection, and the client would see that instead of the reason.
+_LINGER_S = 1.0
 
 
 class SendTimeout(ConnectionError):
@@ -88,9 +91,16 @@ class ClientSocket(web.WebSocketResponse):
             self._is_ending = True
             try:
                 await self.tell(self._complaint(code))
+                await self._let_finish_sending()
             except ConnectionError:
                 log.debug("a client that sent a wrong frame is gone already")
         return await super().close(code=code, message=message, drain=drain)
+
+    async def _let_finish_sending(self) -> None:
+        """Give the client time to send what it has begun; aiohttp reads it and throws it away."""
+        until = time.monotonic() + _LINGER_S
+        while time.monotonic() < until and self._transport and not self._transport.is_closing():
+            await asyncio.sleep(_POLL_S)
 
     def _complaint(self, code: int) -> Sequence[Frame]:
         if code == WSCloseCode.MESSAGE_TOO_BIG:
