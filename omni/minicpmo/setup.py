@@ -69,11 +69,12 @@ class EngineOptions:
 
 @frozen(kw_only=True, eq=False)
 class Loaded:
-    """A model that is ready."""
+    """A model that is ready. capture_s: how long its graphs took to record."""
 
     name: str
     runner: Runner
     around: Surroundings
+    capture_s: float = 0.0
 
 
 def load_model(settings: Settings, options: EngineOptions) -> Loaded:
@@ -150,7 +151,7 @@ def assemble(
     uses_kernel = settings.model.attn_implementation in ("auto", "flash_attention_2")
     runner = Runner(model, token2wav, sampler, sizes, options.choose, uses_kernel)
     voice = default_voice(settings.audio.ref_audio_path, directory)
-    _record(runner, options.batch_sizes, CODES_PER_S * len(voice) // INPUT_HZ)
+    capture_s = _record(runner, options.batch_sizes, CODES_PER_S * len(voice) // INPUT_HZ)
     around = Surroundings(
         tokenizer=tokenizer,
         prompts=Prompts(tokenizer),
@@ -163,20 +164,23 @@ def assemble(
         max_tokens=sizes.max_tokens,
         uses_image_id=model.config.use_image_id,
     )
-    return Loaded(name=f"MiniCPM-o 4.5 ({directory.name})", runner=runner, around=around)
+    name = f"MiniCPM-o 4.5 ({directory.name})"
+    return Loaded(name=name, runner=runner, around=around, capture_s=capture_s)
 
 
-def _record(runner: Runner, wanted: tuple[int, ...] | None, voice_codes: int) -> None:
-    """Record the graphs of the batch sizes that can occur."""
+def _record(runner: Runner, wanted: tuple[int, ...] | None, voice_codes: int) -> float:
+    """Record the graphs of the batch sizes that can occur; return how long that took."""
     has_gpu = runner.device.type == "cuda"
     sizes = (BATCH_SIZES if has_gpu else ()) if wanted is None else wanted
     num_slots = runner.sizes.num_slots
     fitting = sorted({min(size, num_slots) for size in sizes})
     if not fitting:
-        return
+        return 0.0
     started_s = time.monotonic()
     runner.record(fitting, voice_codes)
-    log.info("recorded steps of %s rows in %.1f s", fitting, time.monotonic() - started_s)
+    took_s = time.monotonic() - started_s
+    log.info("recorded steps of %s rows in %.1f s", fitting, took_s)
+    return took_s
 
 
 def _cache_dtype(device: torch.device) -> torch.dtype:
