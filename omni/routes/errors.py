@@ -1,4 +1,4 @@
-"""Every error over HTTP, in one shape: `{"detail": ..., "error": text}`."""
+"""Every error over HTTP, in one shape: `{"detail": ..., "error": text}`; under /v1 in OpenAI's."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -8,11 +8,14 @@ from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from omni.errors import CapacityError, NoWorker, OmniError, rendering_of
+from omni.openai.errors import ErrorView, type_of, view_of
 from omni.realtime.fields import FieldError
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+#: Where OpenAI's dialect is spoken.
+OPENAI_PATHS = "/v1/"
 _BODY_ERRORS = (web.RequestPayloadError, HttpProcessingError, ClientPayloadError)
 
 
@@ -31,17 +34,52 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     """Turn whatever a route raises into an answer; nothing of an inner fault is shown."""
     try:
         return await handler(request)
-    except FieldError as exc:
-        return field_reply(exc)
-    except OmniError as exc:
-        return error_reply(exc)
-    except web.HTTPException as exc:
-        return http_reply(request, exc)
-    except _BODY_ERRORS as exc:
-        return _reply(400, f"The body cannot be read: {exc}")
-    except Exception:
-        log.exception("%s %s failed", request.method, request.path)
-        return _reply(500, "Internal server error")
+    except Exception as exc:  # the border of a request
+        reply_to = openai_reply if request.path.startswith(OPENAI_PATHS) else demo_reply
+        return reply_to(request, exc)
+
+
+def openai_reply(request: web.Request, error: Exception) -> web.Response:
+    """Return the answer for whatever a route under /v1 raises."""
+    view = openai_view(request, error)
+    reply = json_reply(view.body, view.status)
+    if view.retry_after_s is not None:
+        reply.headers["Retry-After"] = str(max(1, round(view.retry_after_s)))
+    if isinstance(error, web.HTTPException) and "Allow" in error.headers:
+        reply.headers["Allow"] = error.headers["Allow"]
+    return reply
+
+
+def openai_view(request: web.Request, error: Exception) -> ErrorView:
+    """Return how OpenAI's clients see *error*; redirects pass."""
+    if isinstance(error, OmniError):
+        return view_of(error)
+    if isinstance(error, web.HTTPException):
+        if error.status < 400:
+            raise error
+        text, code = error.reason, None
+        if error.status in (404, 405):
+            text, code = f"Unknown request URL: {request.method} {request.path}", "unknown_url"
+        return ErrorView(status=error.status, message=text, type=type_of(error.status), code=code)
+    if isinstance(error, _BODY_ERRORS):
+        text = f"The body cannot be read: {error}"
+        return ErrorView(status=400, message=text, type=type_of(400))
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return ErrorView(status=500, message="Internal server error", type=type_of(500))
+
+
+def demo_reply(request: web.Request, error: Exception) -> web.Response:
+    """Return the answer for whatever any other route raises."""
+    if isinstance(error, FieldError):
+        return field_reply(error)
+    if isinstance(error, OmniError):
+        return error_reply(error)
+    if isinstance(error, web.HTTPException):
+        return http_reply(request, error)
+    if isinstance(error, _BODY_ERRORS):
+        return _reply(400, f"The body cannot be read: {error}")
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return _reply(500, "Internal server error")
 
 
 def error_reply(error: OmniError) -> web.Response:
