@@ -12,7 +12,7 @@ from attrs import frozen
 from omni import engine
 from omni.engine import Capabilities
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 RequestType = Literal["chat", "half_duplex_audio", "audio_duplex", "omni_duplex", "streaming"]
 Role = Literal["web", "worker", "launcher", "cli"]

@@ -62,7 +62,7 @@ def send(engine: NullEngine, *inputs: SessionInput, slot: Slot = SLOT) -> list[o
 def test_every_duplex_chunk_gets_one_result_in_order(engine: NullEngine) -> None:
     events = send(engine, DUPLEX, *[QUIET] * 12)
 
-    assert events[0] == Prepared()
+    assert events[0] == Prepared(prompt_length=5)
     results = [event for event in events[1:] if isinstance(event, UnitResult)]
     assert [result.current_time for result in results] == list(range(1, 13))
 

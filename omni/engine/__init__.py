@@ -169,6 +169,7 @@ class PrepareDuplex:
 
     voice: reference audio for the model's persona; tts_voice: for its sound (empty: as voice).
     chunk_ms: the length of chunks that the client means to send; `Prepared` says what was accepted.
+    max_turn_tokens: a turn ends after so many tokens of text; None: where the model ends it.
     """
 
     mode: Literal["audio_duplex", "omni_duplex"]
@@ -190,6 +191,7 @@ class PrepareDuplex:
     listen_prob_scale: float = 1.0
     listen_top_k: int | None = None
     tts_temperature: float = 0.8
+    max_turn_tokens: int | None = None
     chunk_ms: int = 1000
     seed: int | None = None
 
@@ -229,9 +231,13 @@ SessionInput = Opening | AudioChunk | StopAnswer | Close
 
 @frozen(kw_only=True)
 class Prepared:
-    """The slot is ready. prompt_length: tokens of the prompt. chunk_ms: chunk length accepted."""
+    """The slot is ready. chunk_ms: chunk length accepted.
+
+    prompt_length: tokens of the prompt; audio_tokens of them stand for a voice.
+    """
 
     prompt_length: int = 0
+    audio_tokens: int = 0
     chunk_ms: int = 1000
 
 
@@ -254,6 +260,8 @@ class UnitResult:
     pcm: float32, 24 kHz; empty when listening. current_time: counter of chunks, from 1.
     interrupted: the user broke in, and what was queued for playing is void. token_ids: what the
     engine chose (control tokens and text), for the journal.
+    n_tokens, n_tts_tokens: of text and of speech, made. audio_tokens, vision_tokens, text_tokens:
+    taken in, of sound, of pictures, and of text where the engine reads what it heard.
     """
 
     is_listen: bool
@@ -268,6 +276,8 @@ class UnitResult:
     kv_cache_length: int = 0
     vision_slices: int = 0
     vision_tokens: int = 0
+    audio_tokens: int = 0
+    text_tokens: int = 0
     token_ids: tuple[int, ...] = ()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, assert_never
 
 import numpy as np
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from omni.engine import (
     EMPTY,
@@ -46,6 +46,12 @@ from omni.engine import (
 OUT_HZ = 24_000
 IN_HZ = 16_000
 NUM_SLOTS = 1024
+
+FLOAT32_BYTES = 4
+#: As MiniCPM-o counts them: of a picture, and of a second of sound, heard and spoken.
+TOKENS_A_PICTURE = 64
+AUDIO_TOKENS_HZ = 10
+SPEECH_TOKENS_HZ = 25
 
 #: Mean level above which a half-duplex chunk counts as speech; -40 dB of full scale.
 LOUD = 0.01
@@ -134,7 +140,8 @@ class NullEngine:
                 return [Prepared()]
             case PrepareDuplex():
                 self._sessions[slot] = _Session(message)
-                return [Prepared(chunk_ms=max(20, message.chunk_ms))]
+                num_words = len(message.system_prompt.split())
+                return [Prepared(prompt_length=num_words, chunk_ms=max(20, message.chunk_ms))]
             case Close():
                 self._sessions.pop(slot, None)
                 self._talking.pop(slot, None)
@@ -169,15 +176,25 @@ class NullEngine:
         session.num_units += 1
         number = session.num_units
         forced = chunk.force_listen or number <= opening.force_listen_count
-        if forced or number % self._script.speak_every:
-            return UnitResult(is_listen=True, current_time=number, costs=StageCosts(all_ms=0.0))
-        return UnitResult(
-            is_listen=False,
-            text=f"unit {number} ",
-            pcm=self._tone if opening.generate_audio else EMPTY,
-            end_of_turn=True,
+        heard = UnitResult(
+            is_listen=True,
             current_time=number,
             costs=StageCosts(all_ms=0.0),
+            vision_slices=len(chunk.frames),
+            vision_tokens=TOKENS_A_PICTURE * len(chunk.frames),
+            audio_tokens=len(chunk.pcm) * AUDIO_TOKENS_HZ // (FLOAT32_BYTES * IN_HZ),
+        )
+        if forced or number % self._script.speak_every:
+            return heard
+        pcm = self._tone if opening.generate_audio else EMPTY
+        return evolve(
+            heard,
+            is_listen=False,
+            text=f"unit {number} ",
+            pcm=pcm,
+            end_of_turn=True,
+            n_tokens=2,
+            n_tts_tokens=len(pcm) * SPEECH_TOKENS_HZ // (FLOAT32_BYTES * OUT_HZ),
             token_ids=(number,),
         )
 

@@ -58,7 +58,13 @@ _MAX_FRAMES = 32
 def duplex(session: Session, options: PrepareDuplex) -> Program[None]:
     """The story of one call; it ends when the session is closed."""
     call = yield from _prepare(session, options)
-    session.emit(Prepared(prompt_length=session.kv_length, chunk_ms=CHUNK_MS))
+    session.emit(
+        Prepared(
+            prompt_length=session.kv_length,
+            audio_tokens=call.num_voice_tokens,
+            chunk_ms=CHUNK_MS,
+        )
+    )
     while True:
         chunk = yield from session.receive()
         for _ in range(session.num_skipped):
@@ -71,9 +77,11 @@ def _prepare(session: Session, options: PrepareDuplex) -> Program["Call"]:
     persona, sounding = _recordings(session, options)
     prompts = session.around.prompts
     prefix: list[Part] = [Ids(prompts.duplex_prefix(options.system_prompt))]
+    num_voice_tokens = 0
     if persona is not None:
         (embeds,) = yield from done(EncodeAudio(recordings=[persona]))
         prefix.append(Embeds(embeds))
+        num_voice_tokens = len(embeds)
     suffix = prompts.duplex_suffix()
     yield from done(Feed(parts=[*prefix, Ids(suffix)]))
     window = Window.of(session, session.kv_length - len(suffix), suffix)
@@ -89,6 +97,7 @@ def _prepare(session: Session, options: PrepareDuplex) -> Program["Call"]:
         text=_text_sampling(options),
         window=window,
         speech=speech,
+        num_voice_tokens=num_voice_tokens,
     )
 
 
@@ -129,6 +138,7 @@ class Call:
 
     history: what the repetition penalty looks at. pending: the end of the last unit, not fed yet.
     num_units: units heard. unit_start: the cache's length when the running unit began.
+    num_turn_tokens: spoken in the turn that is open.
     """
 
     session: Session
@@ -136,11 +146,13 @@ class Call:
     text: TextSampling
     window: Window
     speech: UnitSpeech | None
+    num_voice_tokens: int = 0
     history: list[int] = field(factory=list)
     pending: list[int] = field(factory=list)
     images: list[SlicedImage] = field(factory=list)
     is_turn_open: bool = False
     num_units: int = 0
+    num_turn_tokens: int = 0
     unit_start: int = 0
 
     def answer(self, chunk: AudioChunk) -> Program[None]:
@@ -253,6 +265,7 @@ class Call:
             n_tts_tokens=num_codes,
             vision_slices=perceived.num_slices,
             vision_tokens=perceived.num_image_tokens,
+            audio_tokens=perceived.num_audio_tokens,
             token_ids=(*turn_eos, *said.tokens, said.terminator),
         )
 
@@ -285,6 +298,8 @@ class Call:
             token = drawn.token
             if token == control.listen and self.is_turn_open:
                 token = control.tts_bos
+            if said.tokens and self._is_turn_full:
+                token = control.turn_eos
             if token in ends:
                 said.terminator = token
                 return
@@ -297,11 +312,17 @@ class Call:
                 break
             if said.tokens:
                 said.hidden.append(fed.hidden)
+                self.num_turn_tokens += 1
             said.tokens.append(token)
             said.ends_turn = token == control.turn_eos
             self.is_turn_open = not said.ends_turn
             logits = fed.next_logits
         said.terminator = control.chunk_eos
+
+    @property
+    def _is_turn_full(self) -> bool:
+        most = self.options.max_turn_tokens
+        return most is not None and self.is_turn_open and self.num_turn_tokens >= most
 
     def _is_too_long(self, tokens: Sequence[int]) -> bool:
         return len(self.session.tokenizer.decode(tokens)) >= MAX_CHARACTERS
@@ -323,6 +344,7 @@ class Call:
     def _end_turn(self) -> None:
         """Put speech and voice at the start of a turn (also after an interruption: Q18)."""
         self.is_turn_open = False
+        self.num_turn_tokens = 0
         if self.speech is not None:
             self.speech.end_turn()
 
@@ -362,6 +384,7 @@ def _merged(results: Sequence[UnitResult]) -> UnitResult:
         n_tts_tokens=sum(result.n_tts_tokens or 0 for result in results),
         vision_slices=sum(result.vision_slices for result in results),
         vision_tokens=sum(result.vision_tokens for result in results),
+        audio_tokens=sum(result.audio_tokens for result in results),
         token_ids=tuple(token for result in results for token in result.token_ids),
     )
 

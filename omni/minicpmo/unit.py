@@ -33,6 +33,11 @@ class Perceived:
         """Their tokens."""
         return NUM_IMAGE_TOKENS * self.num_slices
 
+    @property
+    def num_audio_tokens(self) -> int:
+        """Those of the sound."""
+        return 0 if self.sound is None else len(self.sound)
+
     def parts(self, prompts: Prompts) -> list[Part]:
         """Return the unit's input as it is fed: pictures, then sound, without any delimiter."""
         parts: list[Part] = []

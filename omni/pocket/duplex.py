@@ -23,6 +23,7 @@ from omni.engine import (
 from omni.errors import OmniError, ProtocolError
 from omni.pocket.playout import Playout
 from omni.pocket.results import Broke, Finished, Heard, Piece, Result
+from omni.pocket.thinking import Answer
 from omni.pocket.turns import Turns
 from omni.vad import WINDOW_SAMPLES, Speech, SpeechDetector, SpeechRules
 
@@ -61,6 +62,7 @@ class DuplexSession:
         self._num_units = 0
         self._was_interrupted = False
         self._context_tokens = 0
+        self._untold: Answer | None = None  # what thinking took, told with the next result
 
     def open(self) -> list[SessionEvent]:
         """Warm the model up for this session's instructions."""
@@ -158,7 +160,7 @@ class DuplexSession:
             case Piece():
                 self._playout.push(result.text, result.waveform)
             case Finished():
-                answer = result.answer
+                answer = self._untold = result.answer
                 self._context_tokens = answer.input_tokens + answer.generated_tokens
                 self._playout.finish()
             case Broke():
@@ -199,6 +201,7 @@ class DuplexSession:
         interrupted: bool = False,
     ) -> UnitResult:
         turn = self._turns.turn
+        answer, self._untold = self._untold, None
         return UnitResult(
             is_listen=is_listen,
             text=text,
@@ -211,5 +214,7 @@ class DuplexSession:
                 tts_ms=turn.speaking_ms if turn else None,
                 all_ms=(time.perf_counter() - chunk.taken_at) * 1000,
             ),
+            n_tokens=answer.generated_tokens if answer else None,
             kv_cache_length=self._context_tokens,
+            text_tokens=answer.input_tokens if answer else 0,
         )

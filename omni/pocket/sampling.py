@@ -40,7 +40,8 @@ def of_half_duplex(opening: PrepareHalfDuplex) -> Sampling:
 
 def of_duplex(opening: PrepareDuplex) -> Sampling:
     """Return the sampling of a full-duplex session."""
-    limits = evolve(TUNED, max_new_tokens=_MAX_SPOKEN_TOKENS, seed=opening.seed)
+    most = min(opening.max_turn_tokens or _MAX_SPOKEN_TOKENS, _MAX_SPOKEN_TOKENS)
+    limits = evolve(TUNED, max_new_tokens=most, seed=opening.seed)
     if opening.decode_mode == "greedy" or _same(opening, PrepareDuplex(mode=opening.mode)):
         return limits
     return evolve(

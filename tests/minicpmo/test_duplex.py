@@ -133,7 +133,7 @@ def test_an_audio_call_is_the_golden_one(
 ) -> None:
     golden = expected("k_duplex_audio")
     prepared = driver.ask(SLOT, evolve(GREEDY, force_listen_count=2, **voices), Prepared)
-    assert prepared == Prepared(prompt_length=42, chunk_ms=1000)
+    assert prepared == Prepared(prompt_length=42, audio_tokens=30, chunk_ms=1000)
     num_waves = 0
 
     for step in golden.facts["steps"][1:]:
@@ -142,6 +142,7 @@ def test_an_audio_call_is_the_golden_one(
         chunk = AudioChunk(pcm=pcm(stream[16000 * number : 16000 * (number + 1)]))
         unit = driver.ask(SLOT, chunk, UnitResult)
 
+        assert unit.audio_tokens == 10
         check_unit(unit, step)
         check_logits(choices, golden, f"unit{number:02d}.logits")
         num_waves += check_wave(unit, golden, f"unit{number:02d}.wave_i16")
@@ -271,3 +272,22 @@ def test_every_rule_of_a_unit_is_the_golden_one(
     choices.next_unit([1420, 1433])
     silent = driver.ask(SLOT, AudioChunk(pcm=pcm(stream[272000:288000])), UnitResult)
     assert silent.is_listen and silent.token_ids == (1420,)
+
+
+def test_a_turn_ends_where_the_session_asked(
+    driver: Driver, choices: Choices, stream: NDArray[np.float32]
+) -> None:
+    """The sampler would never end the turn: after five tokens of text the engine does."""
+    control = driver.engine.loaded.around.tokenizer.control
+    talkative = [control.speak, *range(500, 540)]
+    driver.ask(SLOT, evolve(GREEDY, generate_audio=False, max_turn_tokens=5), Prepared)
+    units = []
+
+    for number in range(2):
+        choices.next_unit(talkative)
+        chunk = AudioChunk(pcm=pcm(stream[16000 * number : 16000 * (number + 1)]))
+        units.append(driver.ask(SLOT, chunk, UnitResult))
+
+    for unit in units:
+        assert unit.end_of_turn
+        assert unit.token_ids[1:7] == (500, 501, 502, 503, 504, control.turn_eos)

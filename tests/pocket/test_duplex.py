@@ -219,7 +219,9 @@ def test_no_sound_is_made_where_none_is_wanted(driver: Driver, france: audio.Wav
     results = ask(driver, slot, france, 200)
     results += rest_of_answer(driver, slot, 200) if not results[-1].end_of_turn else []
 
+    told = [result for result in results if result.n_tokens is not None]
     assert "Paris" in text_of(results)
+    assert len(told) == 1 and told[0].text_tokens > 0, "what the answer took is told once"
     assert not any(result.pcm for result in results)
 
 
