@@ -57,6 +57,8 @@ class AudioSettings:
     vocoder: Literal["native", "minicpmo-utils"] = _setting(
         "native", "our own batched vocoder, or the minicpmo-utils package as a check on a GPU"
     )
+    max_voices: int = _setting(500, "uploaded voices that are kept", low=0, high=100_000)
+    max_voices_s: float = _setting(7200.0, "how long they may be, all together", low=0)
 
 
 @frozen(kw_only=True)
@@ -175,6 +177,32 @@ class WebSettings:
 
 
 @frozen(kw_only=True)
+class RealtimeSettings:
+    """Sessions of the OpenAI Realtime dialect."""
+
+    session_timeout_s: float = _setting(3600.0, "longest session", low=1)
+    idle_timeout_s: float = _setting(
+        900.0, "a session whose client sends nothing for so long ends", low=1
+    )
+    max_wait_s: float = _setting(
+        60.0, "estimated wait for an answer from which a client is sent away", low=0
+    )
+    response_timeout_s: float = _setting(
+        300.0, "longest answer, the wait for a free slot included", low=1
+    )
+    max_items: int = _setting(1000, "items of a conversation; the oldest go", low=2)
+    max_conversation_mb: int = _setting(
+        64, "sound, pictures and words of a conversation, in MiB; the oldest go", low=1
+    )
+    max_history_s: float = _setting(
+        120.0, "speech of earlier turns that is heard again, where nobody wrote it down", low=0
+    )
+    max_client_secrets: int = _setting(
+        10_000, "ephemeral keys at once; the oldest go", low=1, high=1_000_000
+    )
+
+
+@frozen(kw_only=True)
 class SecuritySettings:
     """Who may do what."""
 
@@ -227,6 +255,7 @@ class Settings:
     duplex: DuplexSettings = Factory(DuplexSettings)
     fabric: FabricSettings = Factory(FabricSettings)
     web: WebSettings = Factory(WebSettings)
+    realtime: RealtimeSettings = Factory(RealtimeSettings)
     security: SecuritySettings = Factory(SecuritySettings)
     recording: RecordingSettings = Factory(RecordingSettings)
     cleanup: CleanupSettings = Factory(CleanupSettings)
