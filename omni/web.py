@@ -16,13 +16,24 @@ from omni.log import set_up_logging
 from omni.process import EXIT_CANNOT_START, process_settings, spare_the_loaded
 from omni.realtime.live import LiveSessions
 from omni.recording.recorder import NoRecording
-from omni.routes import apps, audio_assets, chat, config, queue, sockets, status
+from omni.routes import apps, audio_assets, chat, config, queue, sockets, status, voices
 from omni.routes.app_table import AppTable
 from omni.routes.errors import errors_as_json
-from omni.routes.keys import APPS, LINK, LIVE, OPENAPI, RECORDINGS, SETTINGS
+from omni.routes.keys import (
+    APPS,
+    LINK,
+    LIVE,
+    OPENAPI,
+    RECORDINGS,
+    SETTINGS,
+    SOUND_FILES,
+    VOICES,
+)
 from omni.routes.openapi import get_openapi, openapi_document
 from omni.routes.pages import add_pages, page_headers
 from omni.settings import Settings
+from omni.sound_files import SoundFiles
+from omni.voices import Voices
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +50,11 @@ def make_app(settings: Settings) -> web.Application:
     app[LIVE] = LiveSessions()
     app[APPS] = AppTable()
     app[RECORDINGS] = NoRecording()
+    app[VOICES] = Voices(
+        Path(settings.service.data_dir), settings.audio.max_voices, settings.audio.max_voices_s
+    )
+    app[SOUND_FILES] = SoundFiles()
+    app.cleanup_ctx.append(_assets)
     app.cleanup_ctx.append(_linked)
     app.on_shutdown.append(_end_sessions)
     add_routes(app)
@@ -62,6 +78,10 @@ def add_routes(app: web.Application) -> None:
             web.put("/api/config/eta", config.put_eta),
             web.get("/api/frontend_defaults", config.get_frontend_defaults),
             web.get("/api/default_ref_audio", audio_assets.get_default_ref_audio),
+            web.get("/api/assets/ref_audio", voices.get_voices),
+            web.post("/api/assets/ref_audio", voices.post_voice),
+            web.get("/api/assets/ref_audio/{voice_id}", voices.get_voice),
+            web.delete("/api/assets/ref_audio/{voice_id}", voices.delete_voice),
             web.get("/openapi.json", get_openapi),
             web.get("/api/apps", apps.get_apps),
             web.get("/api/admin/apps", apps.get_admin_apps),
@@ -75,6 +95,12 @@ def add_routes(app: web.Application) -> None:
         ]
     )
     add_pages(app)
+
+
+async def _assets(app: web.Application) -> AsyncIterator[None]:
+    await asyncio.to_thread(app[VOICES].load)
+    yield
+    app[SOUND_FILES].close()
 
 
 async def _linked(app: web.Application) -> AsyncIterator[None]:

@@ -7,6 +7,8 @@ from omni.realtime.live import LiveSessions
 from omni.recording.recorder import Recordings
 from omni.routes.app_table import AppTable
 from omni.settings import Settings
+from omni.sound_files import SoundFiles
+from omni.voices import Voices
 
 SETTINGS = web.AppKey("settings", Settings)
 LINK = web.AppKey("link", BrokerLink)
@@ -14,5 +16,7 @@ LIVE = web.AppKey("live", LiveSessions)
 #: A Protocol is no type to `AppKey`, but it is to its readers.
 RECORDINGS: web.AppKey[Recordings] = web.AppKey("recordings")
 APPS = web.AppKey("apps", AppTable)
+VOICES = web.AppKey("voices", Voices)
+SOUND_FILES = web.AppKey("sound_files", SoundFiles)
 #: The document of every route, as JSON has it.
 OPENAPI: web.AppKey[dict[str, object]] = web.AppKey("openapi")
