@@ -47,10 +47,10 @@ def describe_device(device: torch.device) -> dict[str, object]:
     return {"device": name, "torch": torch.__version__}
 
 
-def second_of_noise(number: int) -> Buffer:
+def second_of_noise(number: int, loudness: float = 0.1) -> Buffer:
     """Return a second of sound as a session sends it."""
     random = np.random.default_rng(number)
-    return Buffer(random.normal(0, 0.1, 16_000).astype("<f4").tobytes())
+    return Buffer(random.normal(0, loudness, 16_000).astype("<f4").tobytes())
 
 
 def picture(number: int) -> Buffer:
