@@ -178,9 +178,11 @@ class WebSettings:
 
 @frozen(kw_only=True)
 class RealtimeSettings:
-    """Sessions of the OpenAI Realtime dialect."""
+    """Sessions on `/v1/realtime`. The first two: of the MiniCPM-o realtime protocol (R1)."""
 
-    session_timeout_s: float = _setting(3600.0, "longest session", low=1)
+    audio_limit_s: float = _setting(600.0, "longest R1 session of sound", low=1)
+    video_limit_s: float = _setting(300.0, "longest R1 session with pictures", low=1)
+    session_timeout_s: float = _setting(3600.0, "longest OpenAI session", low=1)
     idle_timeout_s: float = _setting(
         900.0, "a session whose client sends nothing for so long ends", low=1
     )
