@@ -121,7 +121,7 @@ def checkpoint(options: argparse.Namespace) -> Iterator[Path]:
     try:
         # A process of its own: it leaves nothing in the GPU's memory.
         command = [sys.executable, "-m", "bench.engine_weights", str(folder / "model"), *words]
-        subprocess.run(command, cwd=report.ROOT, check=True, stdout=sys.stderr)
+        subprocess.run(command, cwd=report.ROOT, check=True, stdout=subprocess.DEVNULL)
         yield folder / "model"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
