@@ -71,6 +71,11 @@ def test_a_rate_that_no_sound_has_is_refused(rate_hz: int) -> None:
         read_sound(io.BytesIO(bytes(data)), max_s=10)
 
 
+def test_a_sound_file_may_not_take_all_day() -> None:
+    with pytest.raises(TooLarge, match="to read"):
+        read_sound(io.BytesIO(sound_file("WAV", tone(5.0))), max_s=60, max_work_s=0)
+
+
 def test_a_playlist_is_no_sound_file_and_nothing_is_fetched(listener: socket.socket) -> None:
     """FFmpeg opens what an HLS playlist names, whatever the file is called."""
     port = listener.getsockname()[1]
