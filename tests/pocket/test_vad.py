@@ -5,7 +5,14 @@ import pytest
 
 from omni import audio
 from omni.pocket.speaking import Voice
-from omni.vad import WINDOW_MS, WINDOW_SAMPLES, Speech, SpeechDetector, SpeechRules
+from omni.vad import (
+    WINDOW_MS,
+    WINDOW_SAMPLES,
+    Speech,
+    SpeechDetector,
+    SpeechRules,
+    UtteranceFinder,
+)
 from tests.pocket.conftest import said_at_16_khz, silence
 
 
@@ -94,3 +101,40 @@ def test_a_reset_forgets_what_was_begun(question: audio.Waveform) -> None:
 
     assert not detector.is_speaking
     assert changes_of(detector, silence(1.0)) == []
+
+
+@pytest.mark.parametrize("max_windows", [1, 7, 10_000])
+def test_a_recording_s_utterances_are_the_same_however_it_is_gone_through(
+    question: audio.Waveform, max_windows: int
+) -> None:
+    finder = UtteranceFinder(question)
+    found = []
+    while not finder.is_done:
+        found += finder.step(max_windows)
+
+    (utterance,) = found
+    size = round((utterance.end_s - utterance.start_s) * audio.INPUT_HZ)
+    assert 0.3 < utterance.start_s < 0.9
+    assert utterance.end_s < len(question) / audio.INPUT_HZ - 0.5
+    assert utterance.waveform.size == size
+
+
+def test_speech_up_to_the_very_end_of_a_recording_is_found(voice: Voice) -> None:
+    spoken = said_at_16_khz(voice, "What is the capital of France?")
+
+    (utterance,) = UtteranceFinder(spoken).step(10_000)
+
+    assert utterance.end_s == pytest.approx(spoken.size / audio.INPUT_HZ, abs=0.4)
+    assert utterance.end_s <= spoken.size / audio.INPUT_HZ
+
+
+def test_speech_that_does_not_pause_is_cut_without_a_gap(voice: Voice) -> None:
+    spoken = said_at_16_khz(voice, "one two three four five six seven eight nine ten eleven")
+    rules = SpeechRules(threshold=0.5, min_silence_ms=5000, max_speech_ms=1000)
+
+    found = UtteranceFinder(np.tile(spoken, 2), rules).step(10_000)
+
+    assert len(found) >= 3
+    assert all(item.waveform.size <= audio.INPUT_HZ + WINDOW_SAMPLES for item in found)
+    cut = [item for item in found[:-1]]
+    assert all(item.end_s <= after.start_s + 0.1 for item, after in zip(cut, found[1:]))
