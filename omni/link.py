@@ -31,6 +31,7 @@ from omni.errors import (
 )
 from omni.messages import (
     TO_WEB,
+    Ack,
     Answer,
     CancelTicket,
     Drain,
@@ -65,7 +66,8 @@ log = logging.getLogger(__name__)
 
 #: Messages taken before the event loop gets its turn.
 MAX_BATCH = 32
-#: Events of one session that nobody has received yet; a reader that slow loses the session.
+#: Events of one session that nobody has received yet. The worker's window is far below; one that
+#: minds none costs its session.
 MAX_INBOX = 256
 #: Words for the broker kept while it takes nothing: releases and exits; the oldest go first.
 MAX_TO_BROKER = 4096
@@ -108,7 +110,7 @@ class LinkedSession:
         self._link = link
         self._lease: Leased | None = None
         self._queued: Queued | None = None
-        self._inbox: deque[tuple[Header, SessionEvent]] = deque()
+        self._inbox: deque[tuple[Header, SessionEvent, int]] = deque()  # and its bytes
         self._end: _End | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -160,7 +162,7 @@ class LinkedSession:
             session=self.key,
             seq=self.stream.next_seq,
             generation=self.generation,
-            ack=self.stream.received,
+            ack=self.stream.acknowledge(),
             stamps=(Stamp("web", time.monotonic_ns()),),
         )
         if not self.stream.keep(encode(header, input)):
@@ -178,8 +180,10 @@ class LinkedSession:
             if self._end is not None:
                 raise self._end.error()
             await self._wait()
-        header, event = self._inbox.popleft()
+        header, event, size_bytes = self._inbox.popleft()
         self.last_stamps = header.stamps
+        if self.stream.note_taken(header.seq, size_bytes):
+            self._link.acknowledge(self)
         return event
 
     def close(self) -> None:
@@ -207,11 +211,11 @@ class LinkedSession:
             self.queued_s = self.leased_at_s - self.enqueued_at_s
             self._wake()
 
-    def take_event(self, header: Header, event: SessionEvent) -> bool:
-        """Put *event* into the inbox. False if that is full."""
+    def take_event(self, header: Header, event: SessionEvent, size_bytes: int) -> bool:
+        """Put *event* into the inbox. False if that is full: its worker minds no window."""
         if len(self._inbox) >= MAX_INBOX:
             return False
-        self._inbox.append((header, event))
+        self._inbox.append((header, event, size_bytes))
         self._wake()
         return True
 
@@ -345,6 +349,18 @@ class BrokerLink:
                 return
             stream.note_sent()
         self._unsent.pop(session.key, None)
+
+    def acknowledge(self, session: LinkedSession) -> None:
+        """Tell the worker what was taken; `Rejoined` makes good what a broker loses of it."""
+        stream = session.stream
+        if self.connected and session.is_leased and not stream.is_held:
+            header = Header(
+                kind="",
+                session=session.key,
+                generation=session.generation,
+                ack=stream.acknowledge(),
+            )
+            self._send(encode(header, Ack()))
 
     def release(self, session: LinkedSession) -> None:
         """Give back whatever the broker has given to *session*."""
@@ -492,7 +508,8 @@ class BrokerLink:
         self.num_gaps += stream.num_gaps - gaps
         event = decode(header, parts[1:])
         stamps = stamped(header, "web", time.monotonic_ns())
-        if not session.take_event(stamps, event):  # type: ignore[arg-type]  # kind in TO_WEB
+        size_bytes = sum(map(len, parts))
+        if not session.take_event(stamps, event, size_bytes):  # type: ignore[arg-type]  # TO_WEB
             self.release(session)
             session.end(_End("no_capacity", "events of the session were not received in time"))
 
@@ -516,6 +533,7 @@ class BrokerLink:
             case Rejoined():
                 session.stream.rejoin(message.received_seq)
                 self.flush(session)
+                self.acknowledge(session)
             case _:
                 raise ProtocolError(f"{header.kind} for a session")
 

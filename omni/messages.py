@@ -12,7 +12,7 @@ from attrs import frozen
 from omni import engine
 from omni.engine import Capabilities
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 RequestType = Literal["chat", "half_duplex_audio", "audio_duplex", "omni_duplex", "streaming"]
 Role = Literal["web", "worker", "launcher", "cli"]
@@ -32,7 +32,8 @@ class Header:
 
     session: routing key of a session, unique for each connection ("" for fabric messages).
     seq: counts one sender's session messages from 1. generation: of the slot, 0 until leased.
-    ack: the highest seq that the sender of this message has received from the other end.
+    ack: the highest seq of the other end that has arrived at the sender of this message; of a web:
+    that the session's client has taken.
     """
 
     kind: str
@@ -256,6 +257,14 @@ class Rejoined:
 
 
 @frozen(kw_only=True)
+class Ack:
+    """Web -> worker: the session's client takes its events; header.ack is all there is to say.
+
+    Sent where no message of the session carried the number for long. It is not numbered itself.
+    """
+
+
+@frozen(kw_only=True)
 class SlotFreed:
     """Worker -> broker: the slot of header.session and header.generation is empty again."""
 
@@ -354,6 +363,7 @@ Message = (
     | TicketEnded
     | Revoked
     | Rejoined
+    | Ack
     | SlotFreed
     | Status
     | Answer
@@ -371,6 +381,7 @@ TO_WORKER: dict[str, type] = {
     "audio_chunk": engine.AudioChunk,
     "stop_answer": engine.StopAnswer,
     "close": engine.Close,
+    "ack": Ack,
 }
 TO_WEB: dict[str, type] = {
     "prepared": engine.Prepared,

@@ -15,14 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 import zmq
-from attrs import define
+from attrs import Factory, define
 
+from omni.backlog import Backlog
 from omni.codec import Part, VersionMismatch, decode, decode_header, encode, stamped
 from omni.delivery import Stream
-from omni.engine import Capabilities, Failed
+from omni.engine import Capabilities, Close, Failed
 from omni.errors import ProtocolError
 from omni.messages import (
+    KINDS,
     TO_WORKER,
+    Ack,
     Goodbye,
     Header,
     Heartbeat,
@@ -48,6 +51,7 @@ MAX_BATCH = 64
 #: While the broker has not answered, hello is said again so often.
 HELLO_PAUSE_S = 0.05
 FAREWELL_MS = 200
+_ACK, _CLOSE = KINDS[Ack], KINDS[Close]
 
 
 @define(eq=False)
@@ -59,6 +63,7 @@ class _Held:
     since_s: float
     stream: Stream
     has_ended: bool = False  # `Revoked` is on its way to the worker
+    backlog: Backlog = Factory(Backlog)
 
 
 class WorkerLink:
@@ -145,31 +150,20 @@ class WorkerLink:
         """Send an event of header.session, or `SlotFreed`. Never blocks.
 
         header: session and generation; its stamps go on before this one. An event for a session
-        that is not here is dropped. Where the broker takes nothing for so long that no room is
-        left, the session is ended: `poll` gives its `Revoked`.
+        that is not here is dropped. What its client does not take yet waits in the backlog; when
+        that is full the session is ended: it gets a fatal `Failed`, and `poll` gives a `Revoked`.
         """
         held = self._held.get(header.session)
         if held is None or held.generation != header.generation:
             self.num_dropped += 1
-            return
-        if isinstance(message, SlotFreed):
+        elif isinstance(message, SlotFreed):
+            self._free(held, header.session)
+        elif held.has_ended:
+            self.num_dropped += 1
+        elif not held.backlog and held.stream.window_is_open and _keep(held, header, message):
             self._flush(header.session)
-            del self._held[header.session]
-            self._unsent.discard(header.session)
-            self._tell(Header(kind="", session=header.session, generation=held.generation), message)
-            return
-        numbered = Header(
-            kind="",
-            session=header.session,
-            seq=held.stream.next_seq,
-            generation=held.generation,
-            ack=held.stream.received,
-            stamps=(*header.stamps, Stamp("worker", time.monotonic_ns())),
-        )
-        if not held.stream.keep(encode(numbered, message)):
-            self._end_here(header.session, held, "no_capacity", "the broker takes no messages")
-            return
-        self._flush(header.session)
+        elif not held.backlog.put(header, message):
+            self._end_here(header.session, held, "no_capacity", "its events were not taken in time")
 
     def close(self) -> None:
         """Close what wakes `poll`; the socket is its opener's."""
@@ -236,7 +230,11 @@ class WorkerLink:
             self.num_dropped += 1
             return
         held.stream.take_ack(header.ack)
-        if not held.stream.accept(header.seq):
+        if header.kind == _CLOSE:
+            held.backlog.clear()  # nobody wants it any more
+        elif held.backlog:
+            self._flush(header.session)
+        if header.kind == _ACK or not held.stream.accept(header.seq):
             return
         header = stamped(header, "worker", time.monotonic_ns())
         try:
@@ -259,6 +257,7 @@ class WorkerLink:
     ) -> None:
         held = self._held.get(header.session)
         if held is not None and held.generation == header.generation:
+            held.backlog.clear()
             inbox.append((header, revoked))
         else:  # it was freed already, and the broker has not heard it
             self._tell(header, SlotFreed())
@@ -274,13 +273,24 @@ class WorkerLink:
     # --- out ---------------------------------------------------------------------------------
 
     def _flush(self, session: str) -> None:
-        stream = self._held[session].stream
+        """Give the socket what *session* has to send, as far as its window goes."""
+        held = self._held[session]
+        stream = held.stream
+        _fill(held)
         while (parts := stream.next_unsent()) is not None:
             if not self.connected or stream.is_held or not self._send(parts):
                 self._unsent.add(session)
                 return
             stream.note_sent()
         self._unsent.discard(session)
+
+    def _free(self, held: _Held, session: str) -> None:
+        """Say that the slot is empty; whatever its client has not taken goes first."""
+        _fill(held, is_last=True)
+        self._flush(session)
+        del self._held[session]
+        self._unsent.discard(session)
+        self._tell(Header(kind="", session=session, generation=held.generation), SlotFreed())
 
     def _tell(self, header: Header, message: Message) -> None:
         """Say *message* to the broker, later if it takes nothing now; it must not be lost.
@@ -370,12 +380,39 @@ class WorkerLink:
         )
 
     def _end_here(self, session: str, held: _Held, code: str, message: str) -> None:
-        """Give the worker a `Revoked` of its own; it answers with `SlotFreed` as ever."""
+        """Give the worker a `Revoked` of its own; it answers with `SlotFreed` as ever.
+
+        The web learns why, if it is still there, by the last event that this session gets.
+        """
         if held.has_ended:
             return
-        held.has_ended, held.stream = True, Stream(is_held=True)
         header = Header(kind="revoked", session=session, generation=held.generation)
+        held.backlog.clear()
+        _keep(held, header, Failed(code=code, message=message, fatal=True))
+        self._flush(session)
+        held.has_ended, held.stream = True, Stream(is_held=True)
         self._own_inbox.append((header, Revoked(code=code, message=message)))
+
+
+def _keep(held: _Held, header: Header, message: Message) -> bool:
+    """Number *message* for its way. False if there is no room: nothing of what is kept left yet."""
+    numbered = Header(
+        kind="",
+        session=header.session,
+        seq=held.stream.next_seq,
+        generation=held.generation,
+        ack=held.stream.received,
+        stamps=(*header.stamps, Stamp("worker", time.monotonic_ns())),
+    )
+    return held.stream.keep(encode(numbered, message))
+
+
+def _fill(held: _Held, is_last: bool = False) -> None:
+    """Number what waits in the backlog, as far as the window goes; *is_last*: all of it."""
+    while (is_last or held.stream.window_is_open) and (waiting := held.backlog.first) is not None:
+        if not _keep(held, *waiting):
+            return
+        held.backlog.drop_first()
 
 
 @contextmanager

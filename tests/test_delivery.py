@@ -1,6 +1,14 @@
 """A session's messages are delivered once and in order, also over a broker that is replaced."""
 
-from omni.delivery import MAX_KEPT, MAX_KEPT_BYTES, Stream
+from omni.delivery import (
+    ACK_AFTER,
+    ACK_AFTER_BYTES,
+    MAX_KEPT,
+    MAX_KEPT_BYTES,
+    WINDOW,
+    WINDOW_BYTES,
+    Stream,
+)
 
 
 def put(stream: Stream, count: int = 1, size_bytes: int = 1) -> list[bool]:
@@ -130,3 +138,63 @@ def test_an_acknowledgement_beyond_what_was_sent_is_no_reason_to_drop() -> None:
     stream.take_ack(1000)
 
     assert send_all(stream) == 2
+
+
+def test_the_window_closes_when_nobody_takes_what_was_sent() -> None:
+    stream = Stream()
+    put(stream, WINDOW - 1)
+    send_all(stream)
+    assert stream.window_is_open
+
+    put(stream)
+
+    assert not stream.window_is_open
+
+
+def test_the_window_opens_with_the_acknowledgement() -> None:
+    stream = Stream()
+    put(stream, WINDOW)
+    send_all(stream)
+
+    stream.take_ack(1)
+
+    assert stream.window_is_open
+
+
+def test_sound_closes_the_window_by_its_bytes() -> None:
+    stream = Stream()
+
+    put(stream, 1, WINDOW_BYTES)
+
+    assert not stream.window_is_open
+
+
+def test_a_closed_window_can_still_be_sent_again_as_a_whole() -> None:
+    """Otherwise a broker's restart in the middle of a long answer would lose a part of it."""
+    stream = Stream()
+    while stream.window_is_open:
+        put(stream, 1, WINDOW_BYTES - 1)
+
+    send_all(stream)
+    stream.rejoin(0)
+
+    assert send_all(stream) == 2
+
+
+def test_what_is_taken_is_acknowledged_from_time_to_time() -> None:
+    stream = Stream()
+
+    owed = [stream.note_taken(seq, 10) for seq in range(1, ACK_AFTER + 1)]
+
+    assert owed == [False] * (ACK_AFTER - 1) + [True]
+    assert stream.acknowledge() == ACK_AFTER
+    assert not stream.note_taken(ACK_AFTER + 1, 10)
+
+
+def test_much_sound_is_acknowledged_sooner() -> None:
+    assert Stream().note_taken(1, ACK_AFTER_BYTES)
+
+
+def test_whoever_takes_everything_owes_less_than_a_closed_window() -> None:
+    """Both ends would wait for each other for ever."""
+    assert ACK_AFTER < WINDOW and ACK_AFTER_BYTES < WINDOW_BYTES
