@@ -37,6 +37,9 @@ class Recorder(Protocol):
     def trouble(self) -> str:
         """Why nothing is kept any more; "" while all is well."""
 
+    def opened(self, timeout_s: float | None) -> None:
+        """Keep what the client asked for beside the engine's input: the longest life."""
+
     def heard(self, input: SessionInput) -> None:
         """Keep what went to the engine."""
 
@@ -72,6 +75,9 @@ class NoRecording:
     def start(self, client_id: str, request_type: RequestType, worker: str) -> "NoRecording":
         """Return itself: there is nothing to tell sessions apart by."""
         return self
+
+    def opened(self, timeout_s: float | None) -> None:
+        """Forget it."""
 
     def heard(self, input: SessionInput) -> None:
         """Forget it."""

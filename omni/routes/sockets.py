@@ -1,6 +1,5 @@
 """The demo's WebSockets: who may open one, and which dialect and session it gets."""
 
-import re
 import secrets
 import time
 from urllib.parse import urlsplit
@@ -20,11 +19,11 @@ from omni.realtime.half_duplex import HalfDuplexDialect
 from omni.realtime.half_duplex_session import HalfDuplexSession
 from omni.realtime.session import Session
 from omni.realtime.socket import ClientSocket
+from omni.recording.layout import clean_id
 from omni.routes.bodies import read_fields
 from omni.routes.errors import json_reply
 from omni.routes.keys import APPS, LINK, LIVE, RECORDINGS, SETTINGS
 
-MAX_ID_CHARS = 128
 _AUDIO_PREFIXES = ("adx_", "audio_duplex_")
 
 
@@ -85,11 +84,6 @@ async def stop_half_duplex(request: web.Request) -> web.Response:
 def duplex_mode(client_id: str) -> DuplexMode:
     """Return the mode that a client's own id names; one rule for the whole server."""
     return "audio_duplex" if client_id.startswith(_AUDIO_PREFIXES) else "omni_duplex"
-
-
-def clean_id(client_id: str) -> str:
-    """Return *client_id* fit for file names and logs."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", client_id)[:MAX_ID_CHARS]
 
 
 def new_id(prefix: str) -> str:
