@@ -39,7 +39,7 @@ class ModelSettings:
     )
     pt_path: str = _setting("", "state dict (.pt, loaded weights_only) that overrides the weights")
     attn_implementation: Literal["auto", "flash_attention_2", "sdpa", "eager"] = _setting(
-        "auto", "attention backend; auto takes the fastest that is installed"
+        "auto", "flash_attention_2: own kernels (GPU, Triton); auto: the fastest that is there"
     )
 
 

@@ -74,7 +74,9 @@ class Runner:
         pool = GraphPool(self.device)
         num_pages = sizes.speech_tokens // sizes.page_size + 1
         self.thinking = Thinking(model.llm, kv, sampler, pool, choose)
-        self.speech = SpeechCodes(model.tts, sizes.num_slots, num_pages, sizes.page_size, pool)
+        self.speech = SpeechCodes(
+            model.tts, sizes.num_slots, num_pages, sizes.page_size, pool, uses_kernel
+        )
         self.hearing = Hearing(model.audio, sizes.num_slots)
         self.vocoding = Vocoding(token2wav, self.device)
         self._mel = MelExtractor(self.device)

@@ -10,6 +10,7 @@ from attrs import evolve, field, frozen
 
 from omni.audio import INPUT_HZ, resample
 from omni.errors import CheckpointError, ProtocolError, SettingsError
+from omni.minicpmo.attention_choice import choose_attention
 from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
 from omni.minicpmo.fetch import resolve_model
 from omni.minicpmo.graphs import BATCH_SIZES
@@ -44,6 +45,8 @@ _SPEECH_TOKENS_A_SLOT = 1200
 _VOICES_IN_USE = 8
 #: Left free on a GPU: activations of the largest batches, cuBLAS workspaces, graphs.
 _SPARE_BYTES = 6 << 30
+#: A call that remembers less than this forgets what it was asked a minute ago.
+_LEAST_KEPT_TOKENS = 1000
 
 
 @frozen(kw_only=True)
@@ -148,7 +151,7 @@ def assemble(
         sizes = _sizes_on_cpu(settings, options, model)
     token2wav = Token2Wav(assets, evolve(vocoder, num_slots=sizes.num_slots))
     sampler = TextSampler(tokenizer, model.config.llm.vocab_size, device)
-    uses_kernel = settings.model.attn_implementation in ("auto", "flash_attention_2")
+    uses_kernel = choose_attention(settings.model.attn_implementation, device)
     runner = Runner(model, token2wav, sampler, sizes, options.choose, uses_kernel)
     voice = default_voice(settings.audio.ref_audio_path, directory)
     capture_s = _record(runner, options.batch_sizes, CODES_PER_S * len(voice) // INPUT_HZ)
@@ -210,11 +213,22 @@ def fit(memory: Memory, kept_tokens: int, wanted: int) -> tuple[int, int]:
     if memory.free < each:
         raise SettingsError(
             f"the GPU lacks {(each - memory.free) / 1e9:.1f} GB for one session beside the weights:"
-            " end other programs on it, or take one with more memory (32 GB hold the model and a "
-            "session)"
+            f" {_less_kept(memory)}end other programs on it (nvidia-smi shows them), choose another"
+            " with --gpus, or take one with more memory (32 GB hold the model and a session)"
         )
     num_slots = min(memory.free // each, wanted or MAX_SLOTS, MAX_SLOTS)
     return num_slots, (memory.free - num_slots * memory.slot) // memory.token
+
+
+def _less_kept(memory: Memory) -> str:
+    """Return the settings with which a session would fit, if a shorter memory is enough."""
+    affordable = (memory.free - memory.slot) // memory.token
+    if affordable < _LEAST_KEPT_TOKENS:
+        return ""
+    return (
+        "set duplex.basic_window_high_tokens and duplex.basic_window_low_tokens to at most "
+        f"{affordable} (a call then forgets earlier), "
+    )
 
 
 def _sizes_on_cpu(settings: Settings, options: EngineOptions, model: MiniCpmO) -> CacheSizes:

@@ -84,6 +84,7 @@ class SpeechCodes:
         num_pages: int,
         page_size: int = 32,
         pool: GraphPool | None = None,
+        uses_kernel: bool = True,
     ) -> None:
         decoder, weight = tts.config.decoder, tts.head.weight
         self._tts = tts
@@ -99,6 +100,7 @@ class SpeechCodes:
             max_tokens=num_pages * page_size,
             dtype=weight.dtype,
             device=weight.device,
+            uses_kernel=uses_kernel,
         )
         self._graphs = DecodeGraphs(self._step_call, self.cache, pool or GraphPool(weight.device))
 

@@ -42,6 +42,18 @@ def test_too_small_a_device_is_told_with_what_is_missing() -> None:
         fit(memory(GB // 2), kept_tokens=5000, wanted=0)
 
 
+def test_a_device_that_a_shorter_memory_fits_is_told_the_settings() -> None:
+    with pytest.raises(SettingsError, match="basic_window_high_tokens.* at most 1666"):
+        fit(memory(GB // 2), kept_tokens=5000, wanted=0)
+
+
+def test_settings_that_would_not_be_enough_are_not_named() -> None:
+    with pytest.raises(SettingsError, match="lacks 0.7 GB") as told:
+        fit(memory(GB * 3 // 10), kept_tokens=5000, wanted=0)
+
+    assert "basic_window" not in str(told.value)
+
+
 def test_the_settings_voice_comes_first_then_the_models(tmp_path: Path) -> None:
     tone = np.sin(np.arange(16_000) / 10).astype(np.float32)
     (tmp_path / "assets").mkdir()
