@@ -16,7 +16,7 @@ from omni.log import set_up_logging
 from omni.process import EXIT_CANNOT_START, process_settings, spare_the_loaded
 from omni.realtime.live import LiveSessions
 from omni.recording.recorder import NoRecording
-from omni.routes import apps, audio_assets, chat, config, queue, sockets, status, voices
+from omni.routes import apps, audio_assets, chat, config, presets, queue, sockets, status, voices
 from omni.routes.app_table import AppTable
 from omni.routes.errors import errors_as_json
 from omni.routes.keys import (
@@ -24,6 +24,7 @@ from omni.routes.keys import (
     LINK,
     LIVE,
     OPENAPI,
+    PRESETS,
     RECORDINGS,
     SETTINGS,
     SOUND_FILES,
@@ -31,6 +32,7 @@ from omni.routes.keys import (
 )
 from omni.routes.openapi import get_openapi, openapi_document
 from omni.routes.pages import add_pages, page_headers
+from omni.routes.preset_files import load_presets
 from omni.settings import Settings
 from omni.sound_files import SoundFiles
 from omni.voices import Voices
@@ -54,6 +56,7 @@ def make_app(settings: Settings) -> web.Application:
         Path(settings.service.data_dir), settings.audio.max_voices, settings.audio.max_voices_s
     )
     app[SOUND_FILES] = SoundFiles()
+    app[PRESETS] = load_presets()
     app.cleanup_ctx.append(_assets)
     app.cleanup_ctx.append(_linked)
     app.on_shutdown.append(_end_sessions)
@@ -77,6 +80,8 @@ def add_routes(app: web.Application) -> None:
             web.get("/api/config/eta", config.get_eta),
             web.put("/api/config/eta", config.put_eta),
             web.get("/api/frontend_defaults", config.get_frontend_defaults),
+            web.get("/api/presets", presets.get_presets),
+            web.get("/api/presets/{mode}/{preset_id}/audio", presets.get_preset_audio),
             web.get("/api/default_ref_audio", audio_assets.get_default_ref_audio),
             web.get("/api/assets/ref_audio", voices.get_voices),
             web.post("/api/assets/ref_audio", voices.post_voice),

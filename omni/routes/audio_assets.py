@@ -5,18 +5,33 @@ from pathlib import Path
 
 from aiohttp import web
 
-from omni.audio import INPUT_HZ, seconds
+from omni.audio import INPUT_HZ
 from omni.errors import NotFound, OmniError, ProtocolError
-from omni.realtime.media import MAX_VOICE_S, checked_sound, encode_base64
+from omni.realtime.media import encode_base64
+from omni.routes.describe import NUMBER, TEXT, WHOLE, describe, record, said
 from omni.routes.errors import json_reply
 from omni.routes.keys import SETTINGS
-from omni.wav import waveform_from_wav
+from omni.routes.preset_files import ASSETS, duration_s, read_recording
 
 #: Made with the Piper voice en_US-joe-medium, which is CC0.
-DEFAULT_VOICE = Path(__file__).resolve().parent.parent / "assets" / "default_voice.wav"
+DEFAULT_VOICE = ASSETS / "default_voice.wav"
 _FLOAT32_BYTES = 4
 
 
+@describe(
+    "Get the default voice",
+    tag="Voices",
+    reply=record(
+        {
+            "name": TEXT,
+            "duration": said(NUMBER, "in seconds"),
+            "sample_rate": WHOLE,
+            "samples": WHOLE,
+            "base64": said(TEXT, "float32, 16 kHz"),
+        }
+    ),
+    errors=(404, 500),
+)
 async def get_default_ref_audio(request: web.Request) -> web.Response:
     """Return the default voice as float32 at 16 kHz."""
     given = request.app[SETTINGS].audio.ref_audio_path
@@ -26,17 +41,15 @@ async def get_default_ref_audio(request: web.Request) -> web.Response:
 
 def _read_voice(path: Path) -> dict[str, object]:
     try:
-        samples, rate_hz = waveform_from_wav(path.read_bytes())
-        pcm = checked_sound(samples, rate_hz, MAX_VOICE_S)
+        pcm = read_recording(path)
     except OSError as exc:
         raise NotFound(f"The reference voice {path.name} cannot be read") from exc
     except ProtocolError as exc:
         raise OmniError(f"The reference voice {path.name} cannot be used: {exc}") from exc
-    num_samples = len(pcm) // _FLOAT32_BYTES
     return {
         "name": path.stem,
-        "duration": round(seconds(num_samples, INPUT_HZ), 1),
+        "duration": duration_s(pcm),
         "sample_rate": INPUT_HZ,
-        "samples": num_samples,
+        "samples": len(pcm) // _FLOAT32_BYTES,
         "base64": encode_base64(pcm),
     }

@@ -6,6 +6,7 @@ from omni.link import BrokerLink
 from omni.realtime.live import LiveSessions
 from omni.recording.recorder import Recordings
 from omni.routes.app_table import AppTable
+from omni.routes.preset_files import Presets
 from omni.settings import Settings
 from omni.sound_files import SoundFiles
 from omni.voices import Voices
@@ -16,6 +17,8 @@ LIVE = web.AppKey("live", LiveSessions)
 #: A Protocol is no type to `AppKey`, but it is to its readers.
 RECORDINGS: web.AppKey[Recordings] = web.AppKey("recordings")
 APPS = web.AppKey("apps", AppTable)
+#: By mode; read once, when the process starts.
+PRESETS: web.AppKey[Presets] = web.AppKey("presets")
 VOICES = web.AppKey("voices", Voices)
 SOUND_FILES = web.AppKey("sound_files", SoundFiles)
 #: The document of every route, as JSON has it.
