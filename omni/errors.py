@@ -7,6 +7,8 @@ class OmniError(Exception):
     """Base of everything omni raises on purpose. The text says what was wrong and the way out."""
 
     code = "server_error"
+    #: A finer word for it, as the realtime protocols have one; "" where the code says enough.
+    reason = ""
 
 
 class ClientError(OmniError):
@@ -19,6 +21,29 @@ class ProtocolError(ClientError):
     """A message or event that is not what the protocol says; the text carries the field's path."""
 
     code = "protocol_error"
+    reason = "invalid_payload"
+
+
+class UnknownEvent(ProtocolError):
+    """There is no event of that type."""
+
+    reason = "unknown_event"
+
+
+class MissingField(ProtocolError):
+    """An event lacks what it cannot do without."""
+
+    reason = "missing_field"
+
+
+class NotReady(ProtocolError):
+    """Too early: the session is not prepared."""
+
+    reason = "not_ready"
+
+
+class Unusable(ProtocolError):
+    """A frame after which a connection cannot go on, by the rules of its dialect."""
 
 
 class NotFound(ClientError):
@@ -77,6 +102,12 @@ class Cancelled(OmniError):
     """The ticket or the generation was cancelled by its owner or an operator."""
 
     code = "cancelled"
+
+
+class ServerStops(Cancelled):
+    """This process stops, and all that it holds ends with it."""
+
+    reason = "server_shutdown"
 
 
 class WorkerLost(OmniError):

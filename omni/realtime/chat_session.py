@@ -32,6 +32,11 @@ class ChatSession(Session):
     eager: ClassVar[bool] = False
 
     @property
+    def wants_slot(self) -> bool:
+        """With the request."""
+        return self._request is not None
+
+    @property
     def deadline(self) -> float | None:
         """When the request takes too long; before there is one, the socket's own time."""
         if self._request is None or self.state == "ended":

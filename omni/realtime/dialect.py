@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import orjson
-from attrs import frozen
+from attrs import field, frozen
 
 from omni.engine import (
     AudioChunk,
@@ -35,20 +35,34 @@ from omni.messages import Queued, Stamp
 class Open:
     """Begin: prepare a live session, or answer a chat request.
 
-    timeout_s: longest life of the session from here on; None: no such limit.
-    stream: give the answer in pieces (chat).
+    timeout_s: longest life of the session; half duplex from here on, full duplex from its slot;
+    None: no such limit. stream: give the answer in pieces (chat). input_id: the client's own word
+    for this, told with the answer (chat).
+    silence_s: longest time without sound; None: the server's own. max_kv_tokens: context at which
+    the session ends. recuts: sound of any length is cut anew, into the session's own chunks (full
+    duplex).
     """
 
     input: PrepareDuplex | PrepareHalfDuplex | ChatRequest
     timeout_s: float | None = None
     stream: bool = True
+    input_id: str = ""
+    silence_s: float | None = None
+    max_kv_tokens: int | None = None
+    recuts: bool = False
+
+
+@frozen(kw_only=True)
+class Begin:
+    """Begin a session of turns, each of which asks for a slot of its own with `Open`."""
 
 
 @frozen(kw_only=True)
 class Sound:
-    """A chunk of the user's sound, with its pictures."""
+    """A chunk of the user's sound, with its pictures. input_id: told with its answer."""
 
     chunk: AudioChunk
+    input_id: str = ""
 
 
 @frozen(kw_only=True)
@@ -80,7 +94,14 @@ class Diagnose:
     record: dict[str, object]
 
 
-Command = Open | Sound | Pause | Resume | Interrupt | Stop | Diagnose
+@frozen(kw_only=True)
+class HandOver:
+    """The client speaks another dialect altogether; frame: what it said."""
+
+    frame: bytes = field(repr=False)
+
+
+Command = Open | Begin | Sound | Pause | Resume | Interrupt | Stop | Diagnose | HandOver
 
 # --- notices: what a client is told ------------------------------------------------------------
 
@@ -115,7 +136,7 @@ class UnitAnswered:
     """A chunk's result. wall_clock_ms: from its arrival to now. sent_at: Unix seconds.
 
     dropped: it was never computed, because too many before it were unanswered. stamps: of its way
-    through the processes.
+    through the processes. input_id: of the sound that completed the chunk.
     """
 
     result: UnitResult
@@ -123,6 +144,7 @@ class UnitAnswered:
     sent_at: float
     dropped: bool = False
     stamps: tuple[Stamp, ...] = ()
+    input_id: str = ""
 
 
 @frozen(kw_only=True)
@@ -151,27 +173,48 @@ class TimedOut:
 
 
 @frozen(kw_only=True)
+class ContextFull:
+    """The session ends because its context is as long as it may be."""
+
+
+@frozen(kw_only=True)
 class Stopped:
     """The session ends as the client wished."""
 
 
 @frozen(kw_only=True)
+class TurnBegun:
+    """A turn of a session of turns begins. input_id: as in its `Open`."""
+
+    input_id: str = ""
+
+
+@frozen(kw_only=True)
 class ChatAnswered:
-    """A chat answer is complete. pcm: its sound where it was not streamed (float32, 24 kHz)."""
+    """A chat answer is complete. pcm: its sound where it was not streamed (float32, 24 kHz).
+
+    failure: the code of what ended it early; "" where nothing did.
+    """
 
     done: ChatDone
     stream: bool
     pcm: bytes
     recording_id: str = ""
+    failure: str = ""
 
 
 @frozen(kw_only=True)
 class Trouble:
-    """Something went wrong. text: short and stable; message: what happened and the way out."""
+    """Something went wrong. text: short and stable; message: what happened and the way out.
+
+    reason: a finer word than the code (`OmniError.reason`), or ""; fatal: the session ends.
+    """
 
     code: str
     text: str
     message: str
+    reason: str = ""
+    fatal: bool = False
 
 
 @frozen(kw_only=True)
@@ -193,11 +236,13 @@ Notice = (
     | PrefillDone
     | ReplyChunk
     | TurnDone
+    | TurnBegun
     | ChatAnswered
     | Paused
     | Resumed
     | Interrupted
     | TimedOut
+    | ContextFull
     | Stopped
     | RecordingStopped
     | Trouble

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from attrs import define
+from attrs import define, evolve
 
 from omni.audio import OUTPUT_HZ, pcm16_from_waveform, waveform_from_float32
 from omni.engine import AudioChunk, Buffer, PrepareDuplex
@@ -48,7 +48,7 @@ _SOUND_FORMS: tuple[SoundForm, ...] = ("base64", "pcm16", "float32")
 MAX_FRAMES = 32
 MAX_SLICES = 16
 #: A voice of MAX_VOICE_S as base64 of float32 at 48 kHz fits.
-_MAX_SOUND_CHARS = 48 * 2**20
+MAX_SOUND_CHARS = 48 * 2**20
 _MAX_SEED = 2**63 - 1
 
 
@@ -109,12 +109,12 @@ class DuplexDialect:
 def parse_chunk(fields: Fields) -> AudioChunk:
     """Return the chunk of an `audio_chunk` event."""
     name = "audio_base64" if fields.has("audio_base64") else "audio"
-    text = fields.text(name, max_chars=_MAX_SOUND_CHARS)
+    text = fields.text(name, max_chars=MAX_SOUND_CHARS)
     if not text:
         raise ProtocolError("Missing audio_base64")
     return AudioChunk(
         pcm=decode_sound(text, (name,), MAX_CHUNK_S),
-        frames=_parse_frames(fields) if fields.has("frame_base64_list") else (),
+        frames=parse_frames(fields, "frame_base64_list"),
         force_listen=fields.flag("force_listen", False),
         max_slice_nums=fields.optional_whole("max_slice_nums", 1, MAX_SLICES),
     )
@@ -122,17 +122,24 @@ def parse_chunk(fields: Fields) -> AudioChunk:
 
 def parse_prepare(fields: Fields, mode: DuplexMode) -> PrepareDuplex:
     """Return the input that `prepare` asks for; whatever it leaves out is the default again."""
-    config = fields.section("config")
+    wanted = parse_config(fields.section("config"), mode)
+    return evolve(
+        wanted,
+        system_prompt=fields.text("system_prompt", wanted.system_prompt),
+        voice=parse_voice(fields, "ref_audio_base64"),
+        tts_voice=parse_voice(fields, "tts_ref_audio_base64"),
+        max_slice_nums=fields.whole("max_slice_nums", wanted.max_slice_nums, 1, MAX_SLICES),
+        deferred_finalize=fields.flag("deferred_finalize", wanted.deferred_finalize),
+    )
+
+
+def parse_config(config: Fields, mode: DuplexMode) -> PrepareDuplex:
+    """Return the input for a `config` of the published keys, which every duplex dialect has."""
     config.whole("sample_rate", 16_000, 16_000, 16_000)
     default = PrepareDuplex(mode=mode)
-    slices = config.whole("max_slice_nums", default.max_slice_nums, 1, MAX_SLICES)
     return PrepareDuplex(
         mode=mode,
-        system_prompt=fields.text("system_prompt", default.system_prompt),
-        voice=_parse_voice(fields, "ref_audio_base64"),
-        tts_voice=_parse_voice(fields, "tts_ref_audio_base64"),
-        max_slice_nums=fields.whole("max_slice_nums", slices, 1, MAX_SLICES),
-        deferred_finalize=fields.flag("deferred_finalize", default.deferred_finalize),
+        max_slice_nums=config.whole("max_slice_nums", default.max_slice_nums, 1, MAX_SLICES),
         generate_audio=config.flag("generate_audio", default.generate_audio),
         force_listen_count=config.whole("force_listen_count", default.force_listen_count, 0, 1000),
         max_new_speak_tokens_per_chunk=config.whole(
@@ -183,18 +190,19 @@ def result_fields(answer: UnitAnswered) -> dict[str, object]:
     }
 
 
-def _parse_voice(fields: Fields, name: str) -> Buffer:
-    text = fields.text(name, max_chars=_MAX_SOUND_CHARS)
-    return decode_sound(text, (name,), MAX_VOICE_S)
+def parse_voice(fields: Fields, name: str) -> Buffer:
+    """Return the reference audio under *name*, raw float32 or WAV; nothing where there is none."""
+    text = fields.text(name, max_chars=MAX_SOUND_CHARS)
+    return decode_sound(text, (*fields.loc, name), MAX_VOICE_S)
 
 
-def _parse_frames(fields: Fields) -> tuple[Buffer, ...]:
-    name = "frame_base64_list"
+def parse_frames(fields: Fields, name: str, max_frames: int = MAX_FRAMES) -> tuple[Buffer, ...]:
+    """Return the pictures in the list under *name*, none where there is none."""
     frames = []
-    for index, entry in enumerate(fields.items(name, MAX_FRAMES)):
+    for index, entry in enumerate(fields.items(name, max_frames)):
         if not isinstance(entry, str):
             raise fields.wrong(name, f"entry {index} is no text")
-        frames.append(decode_file(entry, (name, index), MAX_IMAGE_BYTES))
+        frames.append(decode_file(entry, (*fields.loc, name, index), MAX_IMAGE_BYTES))
     return tuple(frames)
 
 

@@ -1,5 +1,6 @@
 """A full-duplex session at the edge: one result for each chunk in order, pauses, overload."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ from omni.errors import CapacityError, OmniError, ProtocolError
 from omni.messages import Leased
 from omni.realtime.dialect import (
     Command,
+    ContextFull,
     Diagnose,
     Interrupt,
     Interrupted,
@@ -34,6 +36,7 @@ from omni.realtime.dialect import (
     UnitAnswered,
 )
 from omni.realtime.session import Action, End, Send, Session, Tell, lacks, unexpected
+from omni.realtime.units import UnitCutter
 
 #: A client that sends on although so many times the backlog was dropped is not listening.
 _MAX_DROPPED_BACKLOGS = 16
@@ -43,6 +46,7 @@ _MAX_DROPPED_BACKLOGS = 16
 class _Unanswered:
     arrived_at: float
     dropped: bool
+    input_id: str
 
 
 @define(kw_only=True)
@@ -56,6 +60,8 @@ class DuplexSession(Session):
     pause_timeout_s: float
     max_backlog_chunks: int
     unix_offset_s: float
+    _opening: Open | None = field(default=None, init=False)
+    _cutter: UnitCutter | None = field(default=None, init=False)
     _unanswered: deque[_Unanswered] = field(factory=deque, init=False)
     _num_in_engine: int = field(default=0, init=False)
     _num_results: int = field(default=0, init=False)
@@ -67,10 +73,15 @@ class DuplexSession(Session):
 
     @property
     def deadline(self) -> float | None:
-        """When a pause, or a silence as long as one, ends the session."""
+        """When a pause, a silence as long as one, or the session's own time is over."""
         if self.state in ("live", "paused"):
-            return self._heard_at + self._silence_s
+            return min(self._heard_at + self._silence_s, self._ends_at)
         return super().deadline
+
+    @property
+    def _ends_at(self) -> float:
+        limit_s = self._opening.timeout_s if self._opening else None
+        return math.inf if limit_s is None else self.leased_at + limit_s
 
     def leased(self, lease: Leased, now: float) -> Sequence[Action]:
         """Go on with a slot, if its engine can do this at all."""
@@ -85,7 +96,7 @@ class DuplexSession(Session):
             case Sound():
                 return self._take_sound(command, now)
             case Open(input=PrepareDuplex() as prepare):
-                return self._open(prepare)
+                return self._open(command, prepare)
             case Stop():
                 return self.stop()
             case Pause(timeout_s=timeout_s):
@@ -121,20 +132,25 @@ class DuplexSession(Session):
         return self._answer_dropped(now)
 
     def expire(self, now: float) -> Sequence[Action]:
-        """End a pause, or a session in which nothing was heard for as long."""
+        """End a pause, a session in which nothing was heard for as long, or one that is over."""
         if self.state == "unprepared":
             return super().expire(now)
-        reason = "Pause timeout" if self.state == "paused" else "Silence timeout"
+        elapsed_s, silence_s = now - self.leased_at, self._silence_s
+        if now >= self._ends_at:
+            reason, limit_s = "Session timeout", self._ends_at - self.leased_at
+        else:
+            reason, limit_s = "Silence timeout", silence_s
+            if self.state == "paused":
+                reason = "Pause timeout"
         self.state = "ended"
-        timed_out = TimedOut(
-            reason=f"{reason} ({self._silence_s:.1f}s)", elapsed_s=now - self.leased_at
-        )
+        timed_out = TimedOut(reason=f"{reason} ({limit_s:.1f}s)", elapsed_s=elapsed_s)
         return [Tell(timed_out), End(reason=reason)]
 
-    def _open(self, prepare: PrepareDuplex) -> Sequence[Action]:
+    def _open(self, opening: Open, prepare: PrepareDuplex) -> Sequence[Action]:
         if self.state != "unprepared":
             return self.refuse(ProtocolError("Already prepared: open a new session to change it"))
         self.state = "preparing"
+        self._opening = opening
         if self._is_blind:
             prepare = evolve(prepare, mode="audio_duplex")
         return [Send(prepare)]
@@ -144,15 +160,17 @@ class DuplexSession(Session):
         return self.capabilities is not None and "omni_duplex" not in self.capabilities.modes
 
     def _prepared(self, prepared: Prepared, now: float) -> Sequence[Action]:
-        assert self.capabilities is not None
+        assert self.capabilities is not None and self._opening is not None
         self.state = "live"
-        self._listen_until(now, self.pause_timeout_s)
+        self._listen_until(now, self._usual_silence_s)
+        if self._opening.recuts:
+            self._cutter = UnitCutter.of(prepared.chunk_ms)
         ready = Ready(
             prepared=prepared,
             session_id=self.client_id,
             engine=self.capabilities.engine,
             model=self.capabilities.model,
-            timeout_s=None,
+            timeout_s=self._opening.timeout_s,
             recording_id=self.recording_id,
         )
         return [Tell(ready)]
@@ -168,8 +186,13 @@ class DuplexSession(Session):
         if self.state not in ("live", "paused"):
             return self.refuse(unexpected(command, self.state))
         self.state = "live"
-        self._listen_until(now, self.pause_timeout_s)
+        self._listen_until(now, self._usual_silence_s)
         return [Tell(Resumed())]
+
+    @property
+    def _usual_silence_s(self) -> float:
+        wanted_s = self._opening.silence_s if self._opening else None
+        return self.pause_timeout_s if wanted_s is None else wanted_s
 
     def _listen_until(self, now: float, silence_s: float) -> None:
         self._heard_at, self._silence_s = now, silence_s
@@ -186,7 +209,11 @@ class DuplexSession(Session):
             force = chunk.force_listen or self._force_listen
             chunk = evolve(chunk, frames=frames, force_listen=force)
             self._force_listen = False
-        return [*refusals, *self._queue_chunk(Send(chunk), now)]
+        chunks = [chunk] if self._cutter is None else self._cutter.push(chunk)
+        actions = [*refusals]
+        for each in chunks:
+            actions += self._queue_chunk(Send(each), now, sound.input_id)
+        return actions
 
     def _refuse_frames(self, sound: Sound) -> Sequence[Action]:
         if not sound.chunk.frames or self._told_blind or not self._is_blind:
@@ -194,9 +221,11 @@ class DuplexSession(Session):
         self._told_blind = True
         return self.refuse(ProtocolError("This engine takes no pictures: only the sound is used"))
 
-    def _queue_chunk(self, send: Send, now: float) -> Sequence[Action]:
+    def _queue_chunk(self, send: Send, now: float, input_id: str) -> Sequence[Action]:
+        if self.state == "ended":
+            return []
         dropped = self._num_in_engine >= self.max_backlog_chunks
-        self._unanswered.append(_Unanswered(now, dropped))
+        self._unanswered.append(_Unanswered(now, dropped, input_id))
         if dropped:
             if len(self._unanswered) > self.max_backlog_chunks * (1 + _MAX_DROPPED_BACKLOGS):
                 return self.fail(CapacityError("Too many chunks are unanswered: send in real time"))
@@ -210,7 +239,15 @@ class DuplexSession(Session):
         self._num_in_engine -= 1
         self._kv_cache_length = result.kv_cache_length
         answer = self._answered(self._unanswered.popleft(), result, now)
+        if self._is_full:
+            self.state = "ended"
+            return [answer, Tell(ContextFull()), End(reason="Context full")]
         return [answer, *self._answer_dropped(now)]
+
+    @property
+    def _is_full(self) -> bool:
+        most = self._opening.max_kv_tokens if self._opening else None
+        return most is not None and self._kv_cache_length >= most
 
     def _answer_dropped(self, now: float) -> Sequence[Action]:
         answers = []
@@ -230,5 +267,6 @@ class DuplexSession(Session):
                 sent_at=now + self.unix_offset_s,
                 dropped=chunk.dropped,
                 stamps=() if chunk.dropped else self.stamps,
+                input_id=chunk.input_id,
             )
         )

@@ -12,20 +12,37 @@ from collections.abc import Sequence
 from aiohttp import WSMsgType, web
 from attrs import define, field
 
-from omni.errors import Cancelled, NoWorker, OmniError, ProtocolError, TooLarge, WorkerLost
+from omni.errors import (
+    NoWorker,
+    OmniError,
+    ProtocolError,
+    ServerStops,
+    TooLarge,
+    Unusable,
+    WorkerLost,
+)
 from omni.link import BrokerLink, LinkedSession
 from omni.realtime.dialect import (
     Command,
     Diagnose,
     Dialect,
-    Open,
+    HandOver,
     RecordingStopped,
     Stop,
     Waiting,
 )
 from omni.realtime.early import EarlyCommands
 from omni.realtime.live import LiveSessions
-from omni.realtime.session import CLOSE_GOING_AWAY, Action, End, Send, Session, Tell
+from omni.realtime.session import (
+    CLOSE_GOING_AWAY,
+    Action,
+    End,
+    GiveBack,
+    Send,
+    Session,
+    Tell,
+    trouble,
+)
 from omni.realtime.socket import ClientSocket
 from omni.recording.recorder import NoRecording, Recorder, Recordings
 
@@ -37,7 +54,10 @@ _INLINE_BYTES = 2**20
 
 @define(eq=False, kw_only=True)
 class Endpoint:
-    """Everything about one connection; `run` is its life. Owned by the task that runs it."""
+    """Everything about one connection; `run` is its life. Owned by the task that runs it.
+
+    handed_over: what a client of another dialect said; its socket is left open then.
+    """
 
     link: BrokerLink
     linked: LinkedSession
@@ -47,6 +67,7 @@ class Endpoint:
     session: Session
     socket: ClientSocket
     early: EarlyCommands
+    handed_over: bytes | None = field(default=None, init=False)
     recorder: Recorder = field(factory=NoRecording, init=False)
     _is_leased: bool = field(default=False, init=False)
     _is_wanted: asyncio.Event = field(factory=asyncio.Event, init=False)
@@ -59,6 +80,7 @@ class Endpoint:
 
     async def run(self, request: web.BaseRequest) -> ClientSocket:
         """Serve the connection from its upgrade to its end; frees the slot whatever happens."""
+        self.socket.render_error = lambda error: self.dialect.render(trouble(error, fatal=True))
         with self.live.holding(self):
             try:
                 await self.socket.prepare(request)
@@ -67,7 +89,8 @@ class Endpoint:
             finally:
                 self.linked.close()
                 self.recorder.close()
-        await self._close_socket()
+        if self.handed_over is None:
+            await self._close_socket()
         return self.socket
 
     async def perform(self, actions: Sequence[Action]) -> None:
@@ -80,13 +103,15 @@ class Endpoint:
                     await self._send(action)
                 case End():
                     self._end(action)
+                case GiveBack():
+                    self._give_back()
         deadline = self.session.deadline
         if deadline is not None and (self._watched is None or deadline < self._watched):
             self._clock_moved.set()
 
     async def shut_down(self) -> None:
         """End because this process stops."""
-        await self._fail(Cancelled("The server stops; open a new session"), "Server is stopping")
+        await self._fail(ServerStops("The server stops; open a new session"), "Server is stopping")
         self._ending = End(CLOSE_GOING_AWAY, "Server is stopping")
 
     async def _may_begin(self) -> bool:
@@ -119,8 +144,8 @@ class Endpoint:
     # --- from the client ---
 
     async def _receive_loop(self) -> None:
-        if self.session.eager:
-            self._is_wanted.set()
+        await self.perform(self.session.opened(_now()))
+        self._note_wish()
         async for message in self.socket:
             if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 await self._take_frame(message.data, message.type is WSMsgType.BINARY)
@@ -131,11 +156,14 @@ class Endpoint:
     async def _take_frame(self, data: bytes, binary: bool) -> None:
         try:
             command = await self._parse(data, binary)
-            if self._is_leased or isinstance(command, Stop) or not self.session.eager:
+            if isinstance(command, HandOver):
+                self.handed_over = command.frame
+                self._over.set()
+            elif self._is_leased or isinstance(command, Stop) or not self.session.eager:
                 await self._take(command)
             else:
                 self.early.push(command, len(data))
-        except TooLarge as exc:
+        except (TooLarge, Unusable) as exc:
             await self._fail(exc)
         except ProtocolError as exc:
             await self.perform(self.session.refuse(exc))
@@ -149,25 +177,46 @@ class Endpoint:
         if isinstance(command, Diagnose):
             self.recorder.diagnosed(command.record)
         await self.perform(self.session.take(command, _now()))
-        if isinstance(command, Open):
+        self._note_wish()
+
+    def _note_wish(self) -> None:
+        if self.session.wants_slot:
             self._is_wanted.set()
 
     # --- to the client ---
 
     async def _emit_loop(self) -> None:
         try:
-            await self._is_wanted.wait()
+            while not self._over.is_set() and self.session.state != "ended":
+                await self._is_wanted.wait()
+                await self._serve_slot(self.linked)
+        except OmniError as exc:
+            await self._fail(exc)
+
+    async def _serve_slot(self, linked: LinkedSession) -> None:
+        """Wait for a slot and pass on what its engine says, until it is given back."""
+        try:
             await self._wait_for_lease()
-            while not self._over.is_set():
-                event = await self.linked.receive()
+            while self.linked is linked and not self._over.is_set():
+                event = await linked.receive()
                 if self.session.state == "ended":  # `stopped` is the last word
                     return
                 self.recorder.said(event)
-                self.session.stamps = self.linked.last_stamps
+                self.session.stamps = linked.last_stamps
                 await self.perform(self.session.hear(event, _now()))
                 await self._mind_recording()
-        except OmniError as exc:
-            await self._fail(exc)
+        except OmniError:
+            if self.linked is linked:
+                raise
+
+    def _give_back(self) -> None:
+        self.linked.close()
+        self.recorder.close()
+        self.recorder = NoRecording()
+        self.linked = self.link.open_session(self.session.client_id, self.session.request_type)
+        self._is_leased = False
+        self._is_wanted.clear()
+        self._note_wish()
 
     async def _wait_for_lease(self) -> None:
         first = True

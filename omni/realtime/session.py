@@ -13,6 +13,7 @@ from attrs import define, field, frozen
 from omni.engine import AudioChunk, Capabilities, Failed, SessionEvent, SessionInput
 from omni.errors import (
     CapacityError,
+    NotReady,
     NoWorker,
     OmniError,
     ProtocolError,
@@ -58,7 +59,12 @@ class End:
     reason: str = ""
 
 
-Action = Send | Tell | End
+@frozen
+class GiveBack:
+    """The slot goes back; the session goes on, and may want another one."""
+
+
+Action = Send | Tell | End | GiveBack
 
 
 @define(kw_only=True)
@@ -82,11 +88,20 @@ class Session(ABC):
     eager: ClassVar[bool] = True
 
     @property
+    def wants_slot(self) -> bool:
+        """True when a slot is asked for, or had."""
+        return self.eager
+
+    @property
     def deadline(self) -> float | None:
         """When `expire` is due; None: never."""
         if self.state == "unprepared":
             return self.leased_at + self.prepare_timeout_s
         return None
+
+    def opened(self, now: float) -> Sequence[Action]:
+        """Greet, where the server speaks before it has a slot."""
+        return []
 
     def leased(self, lease: Leased, now: float) -> Sequence[Action]:
         """Go on with a slot."""
@@ -124,7 +139,7 @@ class Session(ABC):
         if error.code == "worker_lost" and self.state in ("waiting", "unprepared", "preparing"):
             code = CLOSE_TRY_LATER
         self.state = "ended"
-        notice = trouble(error, text)
+        notice = trouble(error, text, fatal=True)
         return [Tell(notice), End(code, notice.text)]
 
     def unsent(self, input: SessionInput, error: OmniError, now: float) -> Sequence[Action]:
@@ -144,11 +159,15 @@ class Session(ABC):
         return self.refuse(error)
 
 
-def trouble(error: OmniError, text: str = "") -> Trouble:
+def trouble(error: OmniError, text: str = "", fatal: bool = False) -> Trouble:
     """Return the notice of *error*. text: its short form where the table has none."""
     message = str(error)
     return Trouble(
-        code=error.code, text=text or _TEXTS.get(error.code, message), message=message or text
+        code=error.code,
+        text=text or _TEXTS.get(error.code, message),
+        message=message or text,
+        reason=error.reason,
+        fatal=fatal,
     )
 
 
@@ -156,7 +175,7 @@ def unexpected(command: Command, state: State) -> ProtocolError:
     """Return the error for a command that does not fit the state."""
     word = type(command).__name__.lower()
     if state in ("waiting", "unprepared", "preparing") and not isinstance(command, Stop):
-        return ProtocolError("Not prepared yet")
+        return NotReady("Not prepared yet")
     return ProtocolError(f"{word} is not possible now: the session is {state}")
 
 

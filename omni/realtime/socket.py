@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
 
-from omni.errors import ProtocolError, TooLarge
+from omni.errors import OmniError, ProtocolError, TooLarge
 from omni.realtime.dialect import Frame, event
 from omni.settings import WebSettings
 
@@ -37,9 +37,11 @@ class ClientSocket(web.WebSocketResponse):
     """A WebSocket that tells its client what was wrong before aiohttp closes it for a bad frame.
 
     decode_text is off: the JSON parser reads bytes, and finds wrong UTF-8 by itself.
+    render_error: how the connection's dialect tells an error that ends it.
     """
 
     def __init__(self, settings: WebSettings, protocols: Sequence[str] = ()) -> None:
+        self.render_error: Callable[[OmniError], Sequence[Frame]] = _native_error
         super().__init__(
             timeout=settings.send_timeout_s,
             heartbeat=settings.ping_interval_s,
@@ -104,10 +106,8 @@ class ClientSocket(web.WebSocketResponse):
 
     def _complaint(self, code: int) -> Sequence[Frame]:
         if code == WSCloseCode.MESSAGE_TOO_BIG:
-            text, kind = f"Frame above {self._max_frame_mb} MiB", TooLarge.code
-        else:
-            text, kind = "Malformed frame", ProtocolError.code
-        return event("error", error=text, message=text, code=kind)
+            return self.render_error(TooLarge(f"Frame above {self._max_frame_mb} MiB"))
+        return self.render_error(ProtocolError("Malformed frame"))
 
     @property
     def _num_behind_bytes(self) -> int:
@@ -124,3 +124,8 @@ class ClientSocket(web.WebSocketResponse):
             elif time.monotonic() - moved_at > self._send_timeout_s:
                 raise SendTimeout(f"took nothing for {self._send_timeout_s:.0f} s")
             await asyncio.sleep(_POLL_S)
+
+
+def _native_error(error: OmniError) -> Sequence[Frame]:
+    text = str(error)
+    return event("error", error=text, message=text, code=error.code)
