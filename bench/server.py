@@ -50,6 +50,7 @@ def running(settings: Mapping[str, object], *flags: str) -> Iterator[Server]:
         "service.gateway_port": 0,
         "service.data_dir": ROOT / "data",
         "fabric.run_dir": folder / "run",
+        "recording.enabled": "false",
         **settings,
     }
     sets = [word for path, value in chosen.items() for word in ("--set", f"{path}={value}")]

@@ -15,8 +15,23 @@ from omni.link import open_link
 from omni.log import set_up_logging
 from omni.process import EXIT_CANNOT_START, process_settings, spare_the_loaded
 from omni.realtime.live import LiveSessions
+from omni.recording.cleanup import Cleaner
+from omni.recording.disk import DiskRecordings
 from omni.recording.recorder import NoRecording
-from omni.routes import apps, audio_assets, chat, config, presets, queue, sockets, status, voices
+from omni.recording.store import SessionStore
+from omni.routes import (
+    apps,
+    audio_assets,
+    chat,
+    config,
+    presets,
+    queue,
+    recording_files,
+    recordings,
+    sockets,
+    status,
+    voices,
+)
 from omni.routes.app_table import AppTable
 from omni.routes.errors import errors_as_json
 from omni.routes.keys import (
@@ -26,6 +41,7 @@ from omni.routes.keys import (
     OPENAPI,
     PRESETS,
     RECORDINGS,
+    SESSIONS,
     SETTINGS,
     SOUND_FILES,
     VOICES,
@@ -51,13 +67,17 @@ def make_app(settings: Settings) -> web.Application:
     app[SETTINGS] = settings
     app[LIVE] = LiveSessions()
     app[APPS] = AppTable()
-    app[RECORDINGS] = NoRecording()
+    data_dir = Path(settings.service.data_dir)
+    app[RECORDINGS] = DiskRecordings(data_dir) if settings.recording.enabled else NoRecording()
+    app[SESSIONS] = SessionStore.of(data_dir)
     app[VOICES] = Voices(
-        Path(settings.service.data_dir), settings.audio.max_voices, settings.audio.max_voices_s
+        data_dir, settings.audio.max_voices, settings.audio.max_voices_s
     )
     app[SOUND_FILES] = SoundFiles()
     app[PRESETS] = load_presets()
+    app[AUDIO_MEMORY] = AudioMemory()
     app.cleanup_ctx.append(_assets)
+    app.cleanup_ctx.append(_recorded)
     app.cleanup_ctx.append(_linked)
     app.on_shutdown.append(_end_sessions)
     add_routes(app)
@@ -87,6 +107,20 @@ def add_routes(app: web.Application) -> None:
             web.post("/api/assets/ref_audio", voices.post_voice),
             web.get("/api/assets/ref_audio/{voice_id}", voices.get_voice),
             web.delete("/api/assets/ref_audio/{voice_id}", voices.delete_voice),
+            web.get("/sessions", recordings.get_sessions),
+            web.delete("/sessions/{session_id}", recordings.delete_session),
+            web.get("/api/sessions", recordings.get_sessions),
+            web.get("/api/sessions/{session_id}", recordings.get_session),
+            web.delete("/api/sessions/{session_id}", recordings.delete_session),
+            web.get("/api/sessions/{session_id}/recording", recordings.get_recording),
+            web.get("/api/sessions/{session_id}/comment", recordings.get_comment),
+            web.post("/api/sessions/{session_id}/comment", recordings.post_comment),
+            web.get("/api/sessions/{session_id}/assets/{path:.+}", recording_files.get_asset),
+            web.get("/api/sessions/{session_id}/download", recording_files.get_download),
+            web.post(
+                "/api/sessions/{session_id}/upload-recording", recording_files.post_upload
+            ),
+            web.get("/s/{session_id}", recordings.get_viewer),
             web.get("/openapi.json", get_openapi),
             web.get("/api/apps", apps.get_apps),
             web.get("/api/admin/apps", apps.get_admin_apps),
@@ -94,6 +128,9 @@ def add_routes(app: web.Application) -> None:
             web.put("/api/admin/apps/{app_id}", apps.put_admin_app),
             web.post("/api/chat", chat.post_chat),
             web.post("/api/half_duplex/stop", sockets.stop_half_duplex),
+            web.get("/v1/models", openai_models.get_models),
+            web.get("/v1/models/{model}", openai_models.get_model),
+            web.post("/v1/chat/completions", openai_chat.post_chat_completions),
             web.get("/ws/chat", sockets.chat),
             web.get("/ws/half_duplex/{session_id}", sockets.half_duplex),
             web.get("/ws/duplex/{session_id}", sockets.duplex),
@@ -108,6 +145,19 @@ async def _assets(app: web.Application) -> AsyncIterator[None]:
     app[SOUND_FILES].close()
 
 
+async def _recorded(app: web.Application) -> AsyncIterator[None]:
+    settings, recordings = app[SETTINGS], app[RECORDINGS]
+    times = settings.cleanup
+    cleaner = Cleaner(app[SESSIONS], settings.recording, times.first_pass_s, times.interval_s)
+    cleaner.start()
+    if isinstance(recordings, DiskRecordings):
+        await recordings.open()
+    yield
+    cleaner.close()
+    if isinstance(recordings, DiskRecordings):
+        await recordings.close()
+
+
 async def _linked(app: web.Application) -> AsyncIterator[None]:
     async with open_link(app[SETTINGS].fabric, role="web", name=NAME) as link:
         app[LINK] = link
@@ -115,7 +165,7 @@ async def _linked(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _end_sessions(app: web.Application) -> None:
-    await asyncio.gather(*(connection.shut_down() for connection in app[LIVE].all()))
+    await app[LIVE].shut_down()
 
 
 async def serve(settings: Settings) -> None:

@@ -149,6 +149,7 @@ def _start(folder: Path, settings: Mapping[str, object], flags: tuple[str, ...])
         "service.data_dir": folder / "data",
         "fabric.run_dir": folder / "run",
         "fabric.stop_timeout_s": 2,
+        "recording.enabled": "false",  # its own tests switch it on
         **settings,
     }
     sets = [word for path, value in chosen.items() for word in ("--set", f"{path}={value}")]
