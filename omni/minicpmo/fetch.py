@@ -73,6 +73,20 @@ def resolve_model(
     Blocks for as long as the download takes. Call it where no event loop runs.
     Raises: CheckpointError, when it is neither a directory nor an id that can be fetched.
     """
+    if (found := find_model(path_or_id, data_dir, environ)) is not None:
+        return found
+    fetched = model_directory(path_or_id, data_dir)
+    fetch_model(path_or_id, fetched, environ=environ)
+    return fetched.resolve()
+
+
+def find_model(
+    path_or_id: str, data_dir: Path, environ: Mapping[str, str] = os.environ
+) -> Path | None:
+    """Return the directory of a model that is on this machine; None where it must be fetched.
+
+    Raises: CheckpointError, when it is neither a directory nor an id.
+    """
     directory = Path(path_or_id).expanduser()
     if directory.is_dir():
         return directory.resolve()
@@ -81,12 +95,7 @@ def resolve_model(
             f"{path_or_id}: there is no such directory, and it is no model id like {DEFAULT_MODEL}"
         )
     fetched = model_directory(path_or_id, data_dir)
-    if fetched.is_dir():
-        return fetched.resolve()
-    if (cached := _cached_by_hub(path_or_id, environ)) is not None:
-        return cached
-    fetch_model(path_or_id, fetched, environ=environ)
-    return fetched.resolve()
+    return fetched.resolve() if fetched.is_dir() else _cached_by_hub(path_or_id, environ)
 
 
 def model_directory(model: str, data_dir: Path) -> Path:
