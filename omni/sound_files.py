@@ -1,15 +1,19 @@
-"""Clients' sound files, read beside the event loop in threads of their own."""
+"""Clients' media files, read beside the event loop in threads of their own."""
 
 import asyncio
 import io
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
 from omni.audio import Waveform
 from omni.containers import read_sound
 from omni.errors import CapacityError
+
+_Read = TypeVar("_Read")
 
 #: Files decoded at once, and those that may wait for it.
 NUM_THREADS = 2
@@ -28,9 +32,16 @@ class SoundFiles:
 
         Raises: ClientError, TooLarge as `read_sound`; CapacityError when too many wait already.
         """
+        return await self.run(lambda: _read(data, max_s))
+
+    async def run(self, read: Callable[[], _Read]) -> _Read:
+        """Return what *read* does, which reads something that a client sent.
+
+        Raises: what *read* raises; CapacityError when too many wait already.
+        """
         if not self._places.acquire(blocking=False):
             raise CapacityError("Too many files are being read: try again soon")
-        work = self._threads.submit(_read, data, max_s)
+        work = self._threads.submit(read)
         work.add_done_callback(lambda _: self._places.release())  # also when nobody waits any more
         return await asyncio.wrap_future(work)
 

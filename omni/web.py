@@ -13,6 +13,7 @@ from omni.certificate import server_context
 from omni.errors import SettingsError
 from omni.link import open_link
 from omni.log import set_up_logging
+from omni.openai.audio_memory import AudioMemory
 from omni.process import EXIT_CANNOT_START, process_settings, spare_the_loaded
 from omni.realtime.live import LiveSessions
 from omni.recording.cleanup import Cleaner
@@ -24,6 +25,8 @@ from omni.routes import (
     audio_assets,
     chat,
     config,
+    openai_chat,
+    openai_models,
     presets,
     queue,
     recording_files,
@@ -36,6 +39,7 @@ from omni.routes.app_table import AppTable
 from omni.routes.errors import errors_as_json
 from omni.routes.keys import (
     APPS,
+    AUDIO_MEMORY,
     LINK,
     LIVE,
     OPENAPI,

@@ -1,0 +1,157 @@
+"""`POST /v1/chat/completions`: one turn in OpenAI's words, whole or as a stream."""
+
+import secrets
+import time
+
+import numpy as np
+from aiohttp import web
+from attrs import define, evolve, field
+
+from omni.audio import pcm16_from_waveform
+from omni.engine import ChatDone, ReplyChunk, SessionEvent
+from omni.openai.audio_memory import AudioMemory, new_audio_id
+from omni.openai.chat import ChatCompletion, read_completion
+from omni.openai.completion import Completion
+from omni.openai.sound_formats import whole_file
+from omni.realtime.media import encode_base64
+from omni.routes.bodies import read_fields
+from omni.routes.describe import AN_OBJECT, FLAG, JSON, TEXT, Reply, describe, list_of, record
+from omni.routes.errors import json_reply
+from omni.routes.keys import AUDIO_MEMORY, SOUND_FILES
+from omni.routes.openai_models import TAG, served_model
+from omni.routes.openai_stream import EVENT_STREAM, Outflow, stream_turn
+from omni.routes.openai_turn import Turn, find_voice
+
+_HELP = (
+    "Text, pictures (`image_url`), sound (`input_audio`) and films (`video_url`, an extension) in; "
+    "text, and with `modalities: [\"text\", \"audio\"]` sound out. Media come as data URLs or "
+    "base64; addresses are not fetched. With `stream`, server-sent events. See docs/openai.md."
+)
+_BODY = record(
+    {"messages": list_of(AN_OBJECT), "model": TEXT, "stream": FLAG}, optional=["model", "stream"]
+)
+
+
+@describe(
+    "Answer a conversation",
+    tag=TAG,
+    help=_HELP,
+    body=_BODY,
+    reply=Reply(content_types=(JSON, EVENT_STREAM)),
+    errors=(401, 429, 500, 503),
+)
+async def post_chat_completions(request: web.Request) -> web.StreamResponse:
+    """Answer the last message."""
+    asked = await _read(request)
+    turn = Turn(
+        request=request,
+        input=evolve(asked.request, voice=await find_voice(request.app, asked.voice)),
+        is_recorded=True,
+    )
+    answer = Completion(
+        completion_id="chatcmpl-" + secrets.token_hex(12),
+        created=int(time.time()),
+        model=served_model(request),
+        audio_id=new_audio_id() if asked.audio_format else "",
+        include_usage=asked.include_usage,
+    )
+    if not asked.stream:
+        return await _answer_whole(turn, asked, answer)
+    outflow = Outflow(request, EVENT_STREAM)
+    listener = _Stream(answer=answer, outflow=outflow, memory=request.app[AUDIO_MEMORY])
+    return await stream_turn(turn, listener, outflow)
+
+
+async def _read(request: web.Request) -> ChatCompletion:
+    fields = await read_fields(request)
+    memory, now = request.app[AUDIO_MEMORY], time.time()
+    read = request.app[SOUND_FILES].run
+    return await read(lambda: read_completion(fields, lambda name: memory.find(name, now)))
+
+
+async def _answer_whole(turn: Turn, asked: ChatCompletion, answer: Completion) -> web.Response:
+    listener = _Whole()
+    await turn.run(listener)
+    audio = None
+    if asked.audio_format:
+        app, done = turn.request.app, listener.done
+        samples = np.frombuffer(b"".join(listener.pcm), "<f4")
+        data = await app[SOUND_FILES].run(lambda: whole_file(asked.audio_format, samples))
+        audio = {
+            "id": answer.audio_id,
+            "data": encode_base64(data) or "",
+            "expires_at": app[AUDIO_MEMORY].keep(answer.audio_id, done.text, time.time()),
+            "transcript": done.text,
+        }
+    return json_reply(answer.whole(listener.done, audio))
+
+
+@define
+class _Whole:
+    """Gathers an answer."""
+
+    pcm: list[bytes] = field(factory=list)
+    streams: bool = False
+    _done: ChatDone | None = None
+
+    @property
+    def done(self) -> ChatDone:
+        """The end of the answer. `Turn.run` must have returned."""
+        assert self._done is not None
+        return self._done
+
+    async def waits(self) -> None:
+        """Nothing can be said before the answer."""
+
+    async def begins(self) -> None:
+        """The same."""
+
+    async def hears(self, event: SessionEvent) -> None:
+        """Keep what there is of it."""
+        match event:
+            case ReplyChunk(pcm=pcm):
+                self.pcm.append(pcm)
+            case ChatDone():
+                self._done = event
+
+
+@define(kw_only=True)
+class _Stream:
+    """Passes an answer on in chunks."""
+
+    answer: Completion
+    outflow: Outflow
+    memory: AudioMemory
+    streams: bool = True
+
+    async def waits(self) -> None:
+        """Say so in a comment, which clients pass over."""
+        await self.outflow.write(b": queued\n\n")
+
+    async def begins(self) -> None:
+        """Send the first chunk."""
+        await self.outflow.send(self.answer.first())
+
+    async def hears(self, event: SessionEvent) -> None:
+        """Send what there is of it."""
+        match event:
+            case ReplyChunk():
+                await self._send_piece(event)
+            case ChatDone():
+                await self._send_end(event)
+
+    async def _send_piece(self, piece: ReplyChunk) -> None:
+        if piece.text:
+            await self.outflow.send(self.answer.text(piece.text))
+        if self.answer.audio_id and len(piece.pcm):
+            pcm16 = pcm16_from_waveform(np.frombuffer(piece.pcm, "<f4"))
+            await self.outflow.send(self.answer.sound(encode_base64(pcm16) or ""))
+
+    async def _send_end(self, done: ChatDone) -> None:
+        if self.answer.audio_id:
+            expires_at = self.memory.keep(self.answer.audio_id, done.text, time.time())
+            await self.outflow.send(self.answer.kept(expires_at))
+        await self.outflow.send(self.answer.last(done))
+        if self.answer.include_usage:
+            await self.outflow.send(self.answer.usage(done))
+        await self.outflow.write(b"data: [DONE]\n\n")

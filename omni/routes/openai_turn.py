@@ -1,0 +1,143 @@
+"""One request of OpenAI's API on the link: waits for a slot, is answered, gives the slot back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from aiohttp import web
+from attrs import frozen
+
+from omni.audio import float32_from_waveform
+from omni.engine import (
+    EMPTY,
+    Buffer,
+    Capabilities,
+    ChatDone,
+    ChatRequest,
+    Failed,
+    SessionEvent,
+    SpeakRequest,
+    TranscribeRequest,
+)
+from omni.errors import CapacityError, OmniError, ProtocolError, error_from_code
+from omni.link import LinkedSession
+from omni.realtime.chat_session import misfit
+from omni.recording.recorder import NoRecording, Recorder
+from omni.routes.keys import LINK, RECORDINGS, SETTINGS, VOICES
+from omni.routes.sockets import new_id
+
+#: The broker knows at once whether there is a slot, a place in the line, or neither; who streams
+#: sends its headers after this time in any case.
+FIRST_WORD_S = 0.5
+#: A client that waits in the line hears so often that it still does.
+WAITING_WORD_S = 10.0
+
+Input = ChatRequest | SpeakRequest | TranscribeRequest
+
+
+class Listener(Protocol):
+    """Who gets the answer.
+
+    streams: what it was told has left already, and `request_timeout` is the longest wait for more;
+    else it is the longest time for all of it.
+    """
+
+    streams: bool
+
+    async def waits(self) -> None:
+        """There is no slot yet; called after a moment, and again and again."""
+
+    async def begins(self) -> None:
+        """The request is on its way to the engine."""
+
+    async def hears(self, event: SessionEvent) -> None:
+        """The engine says something; the last is `ChatDone`."""
+
+
+@frozen(kw_only=True)
+class Turn:
+    """A request. is_recorded: conversations are; texts to read and recordings are not."""
+
+    request: web.Request
+    input: Input
+    is_recorded: bool = False
+
+    async def run(self, listener: Listener) -> None:
+        """Have the request answered. Raises: OmniError, and what *listener* raises."""
+        timeout_s = self.request.app[SETTINGS].service.request_timeout
+        try:
+            async with _session(self.request) as linked, asyncio.timeout(timeout_s) as limit:
+                await _wait(linked, listener)
+                _require(self.input, linked.lease.capabilities)
+                await listener.begins()
+                async for event in self._answer(linked):
+                    await listener.hears(event)
+                    if listener.streams:
+                        limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
+        except TimeoutError as exc:
+            raise CapacityError(f"the request took longer than {timeout_s:.0f} s") from exc
+
+    async def _answer(self, linked: LinkedSession) -> AsyncIterator[SessionEvent]:
+        """Send the request, and yield what comes, up to its `ChatDone`."""
+        recorder = self._recorder(linked)
+        try:
+            linked.send(self.input)
+            recorder.heard(self.input)
+            while True:
+                event = await linked.receive()
+                recorder.said(event)
+                if isinstance(event, Failed):
+                    raise error_from_code(event.code, event.message or "the engine failed")
+                yield event
+                if isinstance(event, ChatDone):
+                    return
+        finally:
+            recorder.close()
+
+    def _recorder(self, linked: LinkedSession) -> Recorder:
+        recordings = self.request.app[RECORDINGS] if self.is_recorded else NoRecording()
+        return recordings.start(linked.client_id, "chat", linked.lease.worker)
+
+
+async def find_voice(app: web.Application, name: str) -> Buffer:
+    """Return the voice of that id or name; any other name, OpenAI's among them, is the default."""
+    voice = await app[VOICES].find(name) if name else None
+    return EMPTY if voice is None else Buffer(float32_from_waveform(voice.samples))
+
+
+@asynccontextmanager
+async def _session(request: web.Request) -> AsyncIterator[LinkedSession]:
+    linked = request.app[LINK].open_session(new_id("chat"), "chat")
+    try:
+        yield linked
+    finally:
+        linked.close()
+
+
+async def _wait(linked: LinkedSession, listener: Listener) -> None:
+    """Wait for a slot. Raises: QueueFull, NoWorker, Cancelled."""
+    pause_s = FIRST_WORD_S
+    while True:
+        try:
+            async with asyncio.timeout(pause_s):
+                async for _ in linked.wait_for_lease():
+                    pass  # HTTP has no place for a place in the line
+            return
+        except TimeoutError:
+            await listener.waits()
+            pause_s = WAITING_WORD_S
+
+
+def _require(input: Input, capabilities: Capabilities) -> None:
+    """Raise the error that says why the engine cannot answer *input*, if it cannot."""
+    error: OmniError | None = None
+    match input:
+        case ChatRequest():
+            error = misfit(input, capabilities)
+        case SpeakRequest() if not capabilities.reads_aloud:
+            error = ProtocolError(f"The engine {capabilities.engine} reads no texts out")
+        case TranscribeRequest() if not capabilities.writes_down:
+            error = ProtocolError(f"The engine {capabilities.engine} writes no recordings down")
+    if error is not None:
+        raise error
