@@ -115,7 +115,7 @@ class Thinking:
 
     def _decode_call(self, plan: AttentionPlan, ids: Tensor) -> tuple[Tensor, ...]:
         hidden = self._llm(self._llm.embed(ids), plan, self.kv.pool)
-        return hidden, self._llm.logits(hidden)
+        return hidden, self._llm.logits(hidden, plan.uses_kernel)
 
     def draw(self, works: Sequence[Draw], sessions: Sequence[Session]) -> list[Drawn]:
         """Choose a token for each row."""

@@ -10,6 +10,8 @@ from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.hearing import Hearing
 from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
+from omni.minicpmo.model.config import DecoderConfig
+from omni.minicpmo.model.layers import Decoder, Linear, gated_product, product
 from omni.minicpmo.speech_codes import SpeechCall, SpeechCodes, SpeechMode
 
 pytestmark = [
@@ -64,6 +66,61 @@ def test_the_kernel_computes_what_plain_torch_computes(on_gpu, lengths):
         results.append(torch.cat(outputs))
 
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 17])
+@pytest.mark.parametrize("size", [768, 4096])
+def test_products_of_few_rows_are_what_plain_torch_computes(rows, size):
+    """bf16 keeps 8 bits: a sum of products of it differs by its last rounding, 2^-9 on average."""
+    torch.manual_seed(rows)
+    x, weight = torch.randn(rows, size).cuda(), torch.randn(2 * 500, size).cuda() / size**0.5
+    x, weight = x.bfloat16(), weight.bfloat16()
+    layer = Linear(size, 1000, bias=False).cuda().bfloat16()
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+    for mine, plain in (
+        (product(x, layer, True, torch.float32), product(x.float(), layer.float(), False)),
+        (gated_product(x, layer.bfloat16(), True), gated_product(x.float(), layer.float(), False)),
+    ):
+        error = (mine.float() - plain).norm() / plain.norm()
+        assert error < 4e-3
+
+
+def test_a_block_of_one_row_is_one_of_two_equal_rows():
+    """One row takes kernels of its own, with norms and sums inside."""
+    config = DecoderConfig(
+        hidden_size=256,
+        intermediate_size=512,
+        num_layers=2,
+        num_heads=8,
+        num_kv_heads=2,
+        head_dim=32,
+        rms_norm_eps=1e-6,
+        rope_theta=1e4,
+        has_qk_norm=True,
+    )
+    torch.manual_seed(1)
+    decoder = Decoder(config).cuda().bfloat16().requires_grad_(False)
+    for parameter in decoder.parameters():
+        parameter.normal_(1.0 if parameter.ndim == 1 else 0.0, 0.05)
+    cache = PagedKVCache(
+        num_layers=2,
+        num_kv_heads=2,
+        head_dim=32,
+        num_slots=3,
+        num_pages=20,
+        page_size=16,
+        max_tokens=64,
+        dtype=torch.bfloat16,
+        device=torch.device("cuda"),
+    )
+    for seed in range(20):
+        x = torch.randn(1, 256, generator=torch.Generator().manual_seed(seed)).cuda().bfloat16()
+
+        alone = decoder(x, cache.decode_plan([0], [True]), cache.pool)
+        pair = decoder(x.repeat(2, 1), cache.decode_plan([1, 2], [True, True]), cache.pool)
+
+        torch.testing.assert_close(alone[0], pair[1], rtol=0.05, atol=0.05)
 
 
 def test_a_captured_decode_step_equals_its_eager_twin(on_gpu):

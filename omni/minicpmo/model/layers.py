@@ -16,7 +16,7 @@ from omni.minicpmo.model.attention import (
 from omni.minicpmo.model.config import DecoderConfig
 
 if HAS_KERNEL:
-    from omni.minicpmo.model import fused_kernels
+    from omni.minicpmo.model import few_rows, fused_kernels
 
 
 def rotary_frequencies(head_dim: int, theta: float, device: torch.device | str) -> Tensor:
@@ -146,13 +146,38 @@ class DecoderLayer(nn.Module):
         pool: Tensor,
         plan: AttentionPlan,
         masks: tuple[Tensor | None, ...],
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the residual stream (N, C) and what is still to be added to it (`add_norm`)."""
+        if plan.uses_kernel and len(x) == 1 and few_rows.fits(x, self.qkv_proj.weight):
+            return self._one_row(x, rotary, pool, plan, masks), None
         x, normed = add_norm(x, delta, self.input_layernorm, plan.uses_kernel)
-        query, key, value = self._store_qkv(self.qkv_proj(normed), rotary, pool, plan)
-        mixed = self.o_proj(attend(query, key, value, pool, plan, masks))
+        qkv = product(normed, self.qkv_proj, plan.uses_kernel)
+        query, key, value = self._store_qkv(qkv, rotary, pool, plan)
+        attended = attend(query, key, value, pool, plan, masks)
+        mixed = product(attended, self.o_proj, plan.uses_kernel)
         x, normed = add_norm(x, mixed, self.post_attention_layernorm, plan.uses_kernel)
-        return x, self.down_proj(gate(self.gate_up_proj(normed), plan.uses_kernel))
+        gated = gated_product(normed, self.gate_up_proj, plan.uses_kernel)
+        return x, product(gated, self.down_proj, plan.uses_kernel)
+
+    def _one_row(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        pool: Tensor,
+        plan: AttentionPlan,
+        masks: tuple[Tensor | None, ...],
+    ) -> Tensor:
+        """Return the residual stream behind this block; norms and sums are part of the products."""
+        before, behind = self.input_layernorm, self.post_attention_layernorm
+        norm = (before.weight, before.eps)
+        qkv = few_rows.product_of_one(x, self.qkv_proj.weight, norm=norm)
+        query, key, value = self._store_qkv(qkv, rotary, pool, plan)
+        mixed = attend(query, key, value, pool, plan, masks)
+        x = few_rows.product_of_one(mixed, self.o_proj.weight, add=x)
+        norm = (behind.weight, behind.eps)
+        gated = few_rows.product_of_one(x, self.gate_up_proj.weight, norm=norm, gates=True)
+        out: Tensor = few_rows.product_of_one(gated, self.down_proj.weight, add=x)
+        return out
 
     def _store_qkv(
         self, qkv: Tensor, rotary: tuple[Tensor, Tensor], pool: Tensor, plan: AttentionPlan
@@ -191,13 +216,28 @@ def add_norm(
     return x, norm(x)
 
 
-def gate(gate_up: Tensor, uses_kernel: bool) -> Tensor:
-    """Return SiLU(gate) * up, (N, W), of both side by side (N, 2 W)."""
+def gated_product(x: Tensor, layer: nn.Linear, uses_kernel: bool) -> Tensor:
+    """Return SiLU(gate) * up, (N, W), of *layer* of x, which gives both side by side, (N, 2 W)."""
+    if uses_kernel and few_rows.fits(x, layer.weight):
+        out: Tensor = few_rows.product(x, layer.weight, gates=True)
+        return out
+    gate_up: Tensor = layer(x)
     if uses_kernel:
-        out: Tensor = fused_kernels.gate(gate_up)
+        out = fused_kernels.gate(gate_up)
         return out
     left, right = gate_up.chunk(2, dim=-1)
     return F.silu(left) * right
+
+
+def product(
+    x: Tensor, layer: nn.Linear, uses_kernel: bool, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return *layer* (without a bias) of x (R, C), in *dtype* or that of x."""
+    if uses_kernel and few_rows.fits(x, layer.weight):
+        out: Tensor = few_rows.product(x, layer.weight, dtype=dtype)
+    else:
+        out = layer(x)
+    return out if dtype is None else out.to(dtype)
 
 
 class Decoder(nn.Module):

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omni.minicpmo.model.attention import AttentionPlan
 from omni.minicpmo.model.config import LlmConfig
-from omni.minicpmo.model.layers import Decoder, Embedding, Linear
+from omni.minicpmo.model.layers import Decoder, Embedding, Linear, product
 
 
 class Llm(nn.Module):
@@ -42,10 +43,10 @@ class Llm(nn.Module):
         out: Tensor = self.decoder(embeds, plan, pool)
         return out
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, uses_kernel: bool = False) -> Tensor:
         """Return (R, V) float32 logits of chosen hidden states (R, C).
 
         Give only the rows that will be sampled: the head is 1.2 GB of weights in bf16.
+        uses_kernel: as in AttentionPlan.
         """
-        out: Tensor = self.lm_head(hidden)
-        return out.float()
+        return product(hidden, self.lm_head, uses_kernel, torch.float32)

@@ -20,7 +20,8 @@ _MAX_SPLITS = 32
 _MAX_QUERY_BLOCK = 64
 
 
-@triton.jit
+# Numbers of tokens and pages are no constants: each would be compiled for anew, for a second.
+@triton.jit(do_not_specialize=["num_pages", "num_queries", "num_tokens"])
 def _attend_pages(
     query_ptr,
     pool_ptr,
@@ -32,10 +33,9 @@ def _attend_pages(
     query_stride,
     value_offset,
     num_pages,
-    pages_per_split,
     scale,
-    NUM_QUERIES: tl.constexpr,
-    NUM_TOKENS: tl.constexpr,
+    num_queries,
+    num_tokens,
     NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr,
@@ -46,22 +46,25 @@ def _attend_pages(
     block, split = tl.program_id(1), tl.program_id(2)
     num_splits = tl.num_programs(2)
     index = block * BLOCK + tl.arange(0, BLOCK)
-    inside = index < NUM_QUERIES
-    token = row * NUM_TOKENS + index % NUM_TOKENS
+    inside = index < num_queries
+    token = row * num_tokens + index % num_tokens
     first = tl.load(first_ptr + token, mask=inside, other=0)
     last = tl.load(last_ptr + token, mask=inside, other=0)
     dims = tl.arange(0, HEAD_DIM)
-    place = ((row * NUM_KV_HEADS + head).to(tl.int64) * NUM_QUERIES + index)[:, None]
-    in_row = (head * NUM_QUERIES + index)[:, None] * HEAD_DIM + dims
+    place = ((row * NUM_KV_HEADS + head).to(tl.int64) * num_queries + index)[:, None]
+    in_row = (head * num_queries + index)[:, None] * HEAD_DIM + dims
     query_at = row.to(tl.int64) * query_stride + in_row
     query = tl.load(query_ptr + query_at, mask=inside[:, None], other=0.0)
     highest = tl.full((BLOCK,), -1e30, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     mixed = tl.zeros((BLOCK, HEAD_DIM), tl.float32)
     offsets = tl.arange(0, PAGE_SIZE)
-    start = tl.maximum(split * pages_per_split, tl.min(first, axis=0) // PAGE_SIZE)
-    stop = tl.minimum((split + 1) * pages_per_split, tl.max(last, axis=0) // PAGE_SIZE + 1)
-    for page in range(start, tl.minimum(stop, num_pages)):
+    # The pages that these queries see, in equal parts: the grid is made for the longest rows.
+    begin = tl.min(tl.where(inside, first, 1 << 40), axis=0) // PAGE_SIZE
+    end = tl.minimum(tl.max(last, axis=0) // PAGE_SIZE + 1, num_pages)
+    share = tl.cdiv(end - begin, num_splits)
+    start = begin + split * share
+    for page in range(start, tl.minimum(start + share, end)):
         number = tl.load(pages_ptr + row * num_pages + page)
         lies = ((number * PAGE_SIZE + offsets) * NUM_KV_HEADS + head)[:, None] * HEAD_DIM + dims
         keys = tl.load(pool_ptr + lies)
@@ -79,12 +82,12 @@ def _attend_pages(
         highest = new_highest
     part_at = (place * num_splits + split) * HEAD_DIM + dims
     tl.store(out_ptr + part_at, mixed, mask=inside[:, None])
-    flat = ((row * NUM_KV_HEADS + head).to(tl.int64) * NUM_QUERIES + index) * num_splits + split
+    flat = ((row * NUM_KV_HEADS + head).to(tl.int64) * num_queries + index) * num_splits + split
     tl.store(sums_ptr + flat * 2, highest, mask=inside)
     tl.store(sums_ptr + flat * 2 + 1, total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits"])
 def _join_splits(
     parts_ptr, sums_ptr, out_ptr, num_splits, HEAD_DIM: tl.constexpr, SPLITS: tl.constexpr
 ):
@@ -143,10 +146,9 @@ def attend_pages(
         query.stride(0),
         pool[0].numel(),
         num_pages,
-        triton.cdiv(num_pages, splits),
         head_dim**-0.5,
-        NUM_QUERIES=num_queries,
-        NUM_TOKENS=first_visible.shape[1],
+        num_queries,
+        first_visible.shape[1],
         NUM_KV_HEADS=num_kv_heads,
         HEAD_DIM=head_dim,
         PAGE_SIZE=pool.shape[2],

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from omni.minicpmo.model.attention import AttentionPlan
 from omni.minicpmo.model.config import TtsConfig
-from omni.minicpmo.model.layers import Decoder, Embedding, Linear, Projector
+from omni.minicpmo.model.layers import Decoder, Embedding, Linear, Projector, product
 
 
 class Tts(nn.Module):
@@ -80,14 +80,14 @@ class Tts(nn.Module):
         out: Tensor = self.decoder(embeds, plan, pool)
         return out
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return (R, codes) float32 of chosen hidden states (R, C)."""
-        out: Tensor = self.head(hidden)
-        return out.float()
+    def logits(self, hidden: Tensor, uses_kernel: bool = False) -> Tensor:
+        """Return (R, codes) float32 of chosen hidden states (R, C); uses_kernel: as in a plan."""
+        return product(hidden, self.head, uses_kernel, torch.float32)
 
     def decode(self, codes: Tensor, plan: AttentionPlan, pool: Tensor) -> Tensor:
         """Feed one code a row, (B,), and return the logits of the next, (B, codes) float32.
 
         One query a row, fixed shapes, no host values: this is what a graph captures.
         """
-        return self.logits(self(self.embed_codes(codes), plan, pool))
+        hidden = self(self.embed_codes(codes), plan, pool)
+        return self.logits(hidden, plan.uses_kernel)
