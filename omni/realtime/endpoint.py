@@ -27,6 +27,7 @@ from omni.realtime.dialect import (
     Diagnose,
     Dialect,
     HandOver,
+    Open,
     RecordingStopped,
     Stop,
     Waiting,
@@ -176,6 +177,8 @@ class Endpoint:
     async def _take(self, command: Command) -> None:
         if isinstance(command, Diagnose):
             self.recorder.diagnosed(command.record)
+        elif isinstance(command, Open) and command.timeout_s is not None:
+            self.recorder.opened(command.timeout_s)
         await self.perform(self.session.take(command, _now()))
         self._note_wish()
 
