@@ -69,7 +69,22 @@ ENGINES_MAY = (
 MAY_CATCH_PICKLE_ERRORS = ("omni.minicpmo.token2wav_assets", "omni.minicpmo.checkpoint")
 
 #: Rules and translations: told the time, given the bytes.
-PURE = ("omni.dispatch.", "omni.minicpmo.scheduler", "omni.realtime.native", "omni.realtime.openai")
+PURE = (
+    "omni.dispatch.",
+    "omni.minicpmo.scheduler",
+    "omni.realtime.native",
+    "omni.realtime.openai.client_events",
+    "omni.realtime.openai.config",
+    "omni.realtime.openai.conversation",
+    "omni.realtime.openai.events",
+    "omni.realtime.openai.formats",
+    "omni.realtime.openai.items",
+    "omni.realtime.openai.microphone",
+    "omni.realtime.openai.read_items",
+    "omni.realtime.openai.response",
+    "omni.realtime.openai.shown_config",
+    "omni.realtime.openai.shown_items",
+)
 NOT_PURE = ("time", "asyncio", "socket", "zmq", "threading", "torch", "aiohttp", "subprocess")
 
 

@@ -13,7 +13,14 @@ from omni.realtime.session import Action, Session
 _HANDOVER_S = 1.0
 
 
-class Connection(Protocol):
+class Stoppable(Protocol):
+    """Something that ends when this process stops."""
+
+    async def shut_down(self) -> None:
+        """End because this process stops."""
+
+
+class Connection(Stoppable, Protocol):
     """What others may do with a live connection."""
 
     session: Session
@@ -21,15 +28,13 @@ class Connection(Protocol):
     async def perform(self, actions: Sequence[Action]) -> None:
         """Do what something outside of the socket asks of the session."""
 
-    async def shut_down(self) -> None:
-        """End because this process stops."""
-
 
 @define(eq=False)
 class LiveSessions:
     """Connections by client id. Only the first of an id may hold a slot."""
 
     _by_id: dict[str, list[Connection]] = field(factory=dict, init=False)
+    _calls: set[Stoppable] = field(factory=set, init=False)
     _left: asyncio.Event = field(factory=asyncio.Event, init=False)
 
     @contextmanager
@@ -45,6 +50,15 @@ class LiveSessions:
                 del self._by_id[client_id]
             self._left.set()
             self._left = asyncio.Event()
+
+    @contextmanager
+    def holding_call(self, call: Stoppable) -> Iterator[None]:
+        """Keep *call*, whose id is the server's own, for the time of the block."""
+        self._calls.add(call)
+        try:
+            yield
+        finally:
+            self._calls.discard(call)
 
     async def is_first(self, connection: Connection) -> bool:
         """Say whether *connection* is the only one of its id, after waiting for one that leaves."""
@@ -63,6 +77,11 @@ class LiveSessions:
     def all(self) -> list[Connection]:
         """Return every connection."""
         return [connection for group in self._by_id.values() for connection in group]
+
+    async def shut_down(self) -> None:
+        """End everything because this process stops."""
+        stoppable: list[Stoppable] = [*self.all(), *self._calls]
+        await asyncio.gather(*(one.shut_down() for one in stoppable))
 
     def paused_ids(self) -> set[str]:
         """Return the ids of the sessions that are paused."""

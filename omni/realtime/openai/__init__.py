@@ -1,0 +1,1 @@
+"""The OpenAI Realtime dialect: its events, a conversation of items, and one chat turn an answer."""

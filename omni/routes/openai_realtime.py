@@ -1,0 +1,148 @@
+"""The OpenAI Realtime dialect on `/v1/realtime`, and its ephemeral keys."""
+
+import asyncio
+import logging
+import time
+
+from aiohttp import WSMsgType, web
+from attrs import define, field
+
+from omni.errors import Cancelled, OmniError, QueueFull
+from omni.openai.errors import Refusal
+from omni.realtime.openai.call_record import CallRecord
+from omni.realtime.openai.config import SessionConfig
+from omni.realtime.openai.events import error_event, new_id
+from omni.realtime.openai.session import RealtimeSession
+from omni.realtime.session import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_TRY_LATER
+from omni.realtime.socket import ClientSocket
+from omni.routes.keys import LINK, LIVE, RECORDINGS, SETTINGS
+from omni.routes.served import served
+
+log = logging.getLogger(__name__)
+
+
+async def serve(
+    request: web.Request,
+    socket: ClientSocket,
+    is_beta: bool,
+    first_frame: bytes | None = None,
+) -> web.StreamResponse:
+    """Speak the OpenAI dialect on *socket*, which is prepared, until it closes.
+
+    is_beta: with the names of the beta. first_frame: what the client said already.
+    """
+    call = _Call(request=request, socket=socket, is_beta=is_beta)
+    with request.app[LIVE].holding_call(call):
+        await call.run(first_frame)
+    await call.close()
+    return socket
+
+
+@define(eq=False, kw_only=True)
+class _Call:
+    """One connection: a task that reads, a task for each answer, and a clock."""
+
+    request: web.Request
+    socket: ClientSocket
+    is_beta: bool
+    id: str = field(factory=lambda: new_id("sess"))
+    _over: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _close: tuple[int, str] = field(default=(CLOSE_NORMAL, ""), init=False)
+    _is_gone: bool = field(default=False, init=False)
+    _heard_at: float = field(factory=time.monotonic, init=False)
+
+    async def run(self, first_frame: bytes | None) -> None:
+        """Serve to the end; every answer that is on its way then is stopped."""
+        record = CallRecord(recordings=self.request.app[RECORDINGS], client_id=self.id)
+        try:
+            async with asyncio.TaskGroup() as group:
+                session = await self._session(group, record)
+                await session.open()
+                reader = group.create_task(
+                    self._read(session, first_frame), name=f"read {self.id}"
+                )
+                clock = group.create_task(self._watch_time(), name=f"clock {self.id}")
+                await self._over.wait()
+                reader.cancel()
+                clock.cancel()
+                session.stop()
+        except* ConnectionError as gone:
+            log.info("session %s: its client is gone: %s", self.id, gone.exceptions[0])
+            self._is_gone = True
+        except* Exception:
+            log.exception("session %s failed", self.id)
+            await self._end(OmniError("The server failed; this session is over"), 1011)
+        finally:
+            record.close()
+
+    async def close(self) -> None:
+        """Close the socket as the session ended."""
+        code, reason = self._close
+        log.info("session %s is over: %d %s", self.id, code, reason)
+        if self._is_gone:
+            self.socket.cut()
+        else:
+            await self.socket.end(code, reason)
+
+    async def shut_down(self) -> None:
+        """End because this process stops."""
+        await self._end(Cancelled("The server stops: open a new session"), CLOSE_GOING_AWAY)
+
+    async def _session(self, group: asyncio.TaskGroup, record: CallRecord) -> RealtimeSession:
+        app, settings = self.request.app, self.request.app[SETTINGS].realtime
+        capabilities = await served(app)
+        return RealtimeSession(
+            id=self.id,
+            config=SessionConfig(model=capabilities.model or "omni"),
+            is_beta=self.is_beta,
+            expires_at=int(time.time() + settings.session_timeout_s),
+            group=group,
+            link=app[LINK],
+            capabilities=capabilities,
+            settings=settings,
+            record=record,
+            send=self.socket.tell,
+            send_away=self._send_away,
+        )
+
+    async def _read(self, session: RealtimeSession, first_frame: bytes | None) -> None:
+        if first_frame is not None:
+            await session.take(first_frame, binary=False)
+        async for message in self.socket:
+            if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                self._heard_at = time.monotonic()
+                await session.take(message.data, message.type is WSMsgType.BINARY)
+            if self._over.is_set():
+                return
+        self._over.set()
+
+    async def _watch_time(self) -> None:
+        settings = self.request.app[SETTINGS].realtime
+        ends_at = time.monotonic() + settings.session_timeout_s
+        while True:
+            idle_at = self._heard_at + settings.idle_timeout_s
+            left_s = min(ends_at, idle_at) - time.monotonic()
+            if left_s > 0:
+                await asyncio.sleep(left_s)
+            elif ends_at < idle_at:
+                text = f"The session lasted {settings.session_timeout_s:.0f} s, and may not longer"
+                return await self._end(Refusal((), text, "session_expired"), CLOSE_NORMAL)
+            else:
+                text = f"Nothing came for {settings.idle_timeout_s:.0f} s"
+                return await self._end(Refusal((), text, "session_idle"), CLOSE_NORMAL)
+
+    async def _send_away(self, error: QueueFull) -> None:
+        busy = Refusal((), f"{error}: try again later", "server_busy")
+        await self._end(busy, CLOSE_TRY_LATER)
+
+    async def _end(self, error: OmniError, code: int) -> None:
+        """Tell why the session ends, and end it; the first reason counts."""
+        if self._over.is_set() or self._is_gone:
+            return
+        self._over.set()
+        self._close = (code, str(error))
+        try:
+            frame = error_event(error).frame()
+            await self.socket.tell([frame] if frame else [])
+        except ConnectionError:
+            self._is_gone = True
