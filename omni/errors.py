@@ -58,6 +58,12 @@ class Forbidden(ClientError):
     code = "forbidden"
 
 
+class Unauthorized(ClientError):
+    """Nobody may do that without a key, and none was shown, or one that is not known."""
+
+    code = "unauthorized"
+
+
 class TooLarge(ClientError):
     """A body, frame or file is above its limit."""
 
@@ -78,6 +84,12 @@ class QueueFull(CapacityError):
     """The waiting line has no place left."""
 
     code = "queue_full"
+
+
+class RateLimited(CapacityError):
+    """One key or one address asks for more than its share."""
+
+    code = "rate_limited"
 
 
 class NoWorker(CapacityError):
@@ -153,10 +165,12 @@ RENDERINGS: dict[str, Rendering] = {
     "invalid_request": Rendering(400, 1003),
     "protocol_error": Rendering(400, 1003),
     "not_found": Rendering(404, 1008),
+    "unauthorized": Rendering(401, 1008),
     "forbidden": Rendering(403, 1008),
     "too_large": Rendering(413, 1009),
     "no_capacity": Rendering(503, 1013),
     "queue_full": Rendering(503, 1013),
+    "rate_limited": Rendering(429, 1013),
     "no_worker": Rendering(503, 1013),
     "lease_expired": Rendering(503, 1013),
     "context_exhausted": Rendering(503, 1013),

@@ -209,9 +209,35 @@ class SecuritySettings:
     """Who may do what."""
 
     allowed_origins: tuple[str, ...] = _setting(
-        (), "further origins whose pages may open WebSockets; the server's own always may"
+        (), "further origins whose pages may open WebSockets and send; the server's own always may"
     )
-    api_keys: tuple[str, ...] = _setting((), "keys that /v1 accepts; empty: open")
+    allowed_hosts: tuple[str, ...] = _setting(
+        (), "names by which a server on loopback may be asked for (behind a proxy), without ports"
+    )
+    require_keys: Literal["auto", "always", "never"] = _setting(
+        "auto", "who needs a key: everybody as soon as the server listens beyond loopback (auto)"
+    )
+    api_keys: tuple[str, ...] = _setting(
+        (), "API keys beside those of `omni keys api`; if there are some, /v1 needs one anywhere"
+    )
+    admin_keys: tuple[str, ...] = _setting((), "admin keys beside those of `omni keys admin`")
+    trusted_proxies: tuple[str, ...] = _setting(
+        (), "addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed"
+    )
+    requests_per_minute_per_address: int = _setting(
+        1200, "files of pages are not counted, nor is loopback; 0: no limit", low=0
+    )
+    requests_per_minute_per_key: int = _setting(6000, "0: no limit", low=0)
+    sign_ins_per_minute: int = _setting(
+        20, "wrong keys that one address may show, loopback too; 0: no limit", low=0
+    )
+    max_sessions_per_address: int = _setting(
+        64, "conversations at once, loopback not counted; 0: no limit", low=0
+    )
+    max_sessions_per_key: int = _setting(256, "conversations at once; 0: no limit", low=0)
+    max_small_body_kb: int = _setting(
+        1024, "largest body of a route that takes neither media nor files, in KiB", low=1
+    )
 
 
 @frozen(kw_only=True)

@@ -50,6 +50,8 @@ _CODES = {
     "invalid_request": None,
     "protocol_error": None,
     "queue_full": "rate_limit_exceeded",
+    "rate_limited": "rate_limit_exceeded",
+    "unauthorized": "invalid_api_key",
     "server_error": None,
 }
 _TYPES = {
