@@ -1,6 +1,7 @@
 """The OpenAI Realtime dialect on `/v1/realtime`, and its ephemeral keys."""
 
 import asyncio
+import functools
 import logging
 import time
 
@@ -16,6 +17,8 @@ from omni.realtime.openai.session import RealtimeSession
 from omni.realtime.session import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_TRY_LATER
 from omni.realtime.socket import ClientSocket
 from omni.routes.keys import LINK, LIVE, RECORDINGS, SETTINGS
+from omni.routes.openai_models import served_model
+from omni.routes.openai_turn import find_voice
 from omni.routes.served import served
 
 log = logging.getLogger(__name__)
@@ -91,9 +94,10 @@ class _Call:
     async def _session(self, group: asyncio.TaskGroup, record: CallRecord) -> RealtimeSession:
         app, settings = self.request.app, self.request.app[SETTINGS].realtime
         capabilities = await served(app)
+        config = SessionConfig(model=served_model(self.request))
         return RealtimeSession(
             id=self.id,
-            config=SessionConfig(model=capabilities.model or "omni"),
+            config=config,
             is_beta=self.is_beta,
             expires_at=int(time.time() + settings.session_timeout_s),
             group=group,
@@ -101,6 +105,7 @@ class _Call:
             capabilities=capabilities,
             settings=settings,
             record=record,
+            find_voice=functools.partial(find_voice, app),
             send=self.socket.tell,
             send_away=self._send_away,
         )

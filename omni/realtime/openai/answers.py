@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from attrs import define, field
 
 from omni.engine import (
+    Buffer,
     Capabilities,
     ChatDone,
     ChatRequest,
@@ -44,6 +45,10 @@ _ENDINGS: Mapping[str, tuple[Ending, str | None]] = {
 }
 
 
+#: Name -> reference voice (float32, 16 kHz); empty: the engine's own.
+FindVoice = Callable[[str], Awaitable[Buffer]]
+
+
 @define(eq=False, kw_only=True)
 class Answer:
     """One answer on its way.
@@ -64,13 +69,14 @@ class Answer:
     clock: asyncio.Timeout | None = field(default=None, init=False)
     is_cancelled: bool = field(default=False, init=False)
 
-    def request(self, sees: bool, max_history_s: float) -> ChatRequest:
+    def request(self, voice: Buffer, sees: bool, max_history_s: float) -> ChatRequest:
         """Return what an engine is asked. sees: whether it takes pictures."""
         items = without_old_sound(self.items, max_history_s)
         return ChatRequest(
             messages=messages_of(items, self.instructions, self.prompt, sees),
             max_new_tokens=self.response.max_output_tokens or _MAX_NEW_TOKENS,
             speak=self.response.modality == "audio",
+            voice=voice,
             max_slice_nums=2 if any(p.detail == "high" for p in self._pictures()) else 1,
         )
 
@@ -112,6 +118,7 @@ class Answers:
     slots: Slots
     record: CallRecord
     settings: RealtimeSettings
+    find_voice: FindVoice
     _running: list[Answer] = field(factory=list, init=False)
 
     @property
@@ -184,7 +191,6 @@ class Answers:
         except OmniError as exc:
             await self._fail(answer, exc)
         finally:
-            answer.linked = None
             self._running.remove(answer)
         if not answer.is_cancelled:
             await self.owner.over(answer)
@@ -197,12 +203,14 @@ class Answers:
             except WorkerLost:
                 if attempt == _ATTEMPTS or answer.response.item is not None:
                     raise
+                answer.linked = None
                 log.warning("answer %s lost its worker: asking another", answer.response.id)
 
     async def _ask_once(self, answer: Answer) -> None:
+        voice = await self.find_voice(answer.response.voice)
         async with self.slots.slot() as linked:
             capabilities = linked.lease.capabilities
-            request = answer.request(capabilities.vision, self.settings.max_history_s)
+            request = answer.request(voice, capabilities.vision, self.settings.max_history_s)
             if (error := misfit(request, capabilities)) is not None:
                 raise error
             linked.send(request)

@@ -13,7 +13,9 @@ from omni.engine import (
     SessionEvent,
     TurnDone,
     UserTranscript,
+    VadState,
 )
+from omni.realtime.openai.items import Item, Message, Text
 from omni.recording.recorder import Recorder, Recordings
 
 
@@ -26,10 +28,24 @@ class CallRecord:
     instructions: str = ""
     _recorder: Recorder | None = field(default=None, init=False)
     _num_turns: int = field(default=0, init=False)
+    _is_speaking: bool = field(default=False, init=False)
 
     def heard(self, pcm: Buffer) -> None:
         """Keep sound of the user: float32, 16 kHz."""
         self._begun().heard(AudioChunk(pcm=pcm))
+
+    def spoke(self, speaking: bool) -> None:
+        """Note that the user begins to speak, or has ended."""
+        if speaking != self._is_speaking:
+            self._is_speaking = speaking
+            self._begun().said(VadState(speaking=speaking))
+
+    def wrote(self, item: Item) -> None:
+        """Keep what the user wrote instead of saying it."""
+        if isinstance(item, Message) and item.role == "user":
+            texts = [part.text for part in item.content if isinstance(part, Text)]
+            if texts:
+                self._begun().said(UserTranscript(text=" ".join(texts)))
 
     def asked(self, speech_ms: int) -> None:
         """Note that an answer begins."""

@@ -11,7 +11,7 @@ from omni.errors import ProtocolError, QueueFull
 from omni.link import BrokerLink
 from omni.openai.errors import Refusal
 from omni.realtime.dialect import Frame
-from omni.realtime.openai.answers import MAX_ANSWERS, Answer, Answers
+from omni.realtime.openai.answers import MAX_ANSWERS, Answer, Answers, FindVoice
 from omni.realtime.openai.call_record import CallRecord
 from omni.realtime.openai.client_events import (
     AppendSound,
@@ -77,6 +77,7 @@ class RealtimeSession:
     capabilities: Capabilities
     settings: RealtimeSettings
     record: CallRecord
+    find_voice: FindVoice
     send: Callable[[Sequence[Frame]], Awaitable[None]]
     send_away: Callable[[QueueFull], Awaitable[None]]
     conversation: Conversation = field(init=False)
@@ -97,7 +98,12 @@ class RealtimeSession:
             max_items=settings.max_items, max_bytes=settings.max_conversation_mb * _MIB
         )
         self._answers = Answers(
-            group=self.group, owner=self, slots=slots, record=self.record, settings=settings
+            group=self.group,
+            owner=self,
+            slots=slots,
+            record=self.record,
+            settings=settings,
+            find_voice=self.find_voice,
         )
         self._transcripts = Transcripts(
             group=self.group,
@@ -183,7 +189,9 @@ class RealtimeSession:
     # --- items ---
 
     async def _create_item(self, event: CreateItem) -> None:
-        await self.tell(self._added(event.item, event.previous_item_id))
+        added = self._added(event.item, event.previous_item_id)
+        self.record.wrote(event.item)
+        await self.tell(added)
 
     def _added(self, item: Item, after: str | None = None) -> list[ServerEvent]:
         """Add *item* to the conversation and return the events that tell so. Raises: Refusal."""
@@ -227,6 +235,8 @@ class RealtimeSession:
             changes = await asyncio.to_thread(self._microphone.push, waveform)
         else:
             changes = self._microphone.push(waveform)
+        if self.config.turn_detection is None:
+            self.record.spoke(True)
         self.record.heard(Buffer(float32_from_waveform(waveform)))
         for change in changes:
             await self._on_speech(change)
@@ -255,6 +265,7 @@ class RealtimeSession:
             audio_start_ms=at_ms,
             item_id=self._speech_item_id,
         )
+        self.record.spoke(True)
         await self.tell([started])
         rules, active = self.config.turn_detection, self._answers.active()
         self._is_answer_due = False
@@ -270,11 +281,13 @@ class RealtimeSession:
     def _forget_sound(self) -> None:
         self._discard_ahead()
         self._speech_item_id = ""
+        self.record.spoke(False)
         self._decoder.drain()
         self._microphone.clear()
 
     async def _commit(self, sound: Waveform, is_turn: bool = True) -> None:
         """Make an item of *sound*. is_turn: the server ended the turn, and may answer it."""
+        self.record.spoke(False)
         ahead, self._ahead = self._ahead, None
         version = self.conversation.version
         pcm = Buffer(float32_from_waveform(sound))
