@@ -57,7 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="A self-hosted server for real-time conversation: voice, pictures, text.",
         epilog="omni broker | worker | web: one process alone; omni test [pytest arguments]; "
         "omni talk --help; omni bench [NAME ...]; omni install [EXTRA ...]: set up only; "
-        "omni model fetch [ID] | check DIR; omni tiny-checkpoint DIR.",
+        "omni model fetch [ID] | check DIR; omni tiny-checkpoint DIR; "
+        "omni sessions list | show | export | clean.",
     )
     parser.add_argument("--version", action="version", version=f"omni {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -224,6 +225,12 @@ def _talk(words: list[str]) -> int:
     return subprocess.call([sys.executable, "-m", "omni.talk", *words])
 
 
+def _sessions(words: list[str]) -> int:
+    from omni.sessions_cli import run  # needs the packages of recordings
+
+    return run(words)
+
+
 def _tiny_checkpoint(words: list[str]) -> int:
     return subprocess.call([sys.executable, "-m", "omni.minicpmo.tiny_checkpoint", *words])
 
@@ -247,6 +254,7 @@ _PASSED_ON: dict[str, Callable[[list[str]], int]] = {
     "talk": _talk,
     "bench": _bench,
     "model": _model,
+    "sessions": _sessions,
     "tiny-checkpoint": _tiny_checkpoint,
 }
 

@@ -73,7 +73,7 @@ def test_every_setting_that_a_document_names_exists(name: str) -> None:
     """In the text as well as in commands: `--set pocket.max_sessions=8`."""
     pattern = rf"(?:`|--set )((?:{'|'.join(SECTIONS)})\.\w+)"
     named = set(re.findall(pattern, text_of(name)))
-    files = {word for word in named if word.endswith((".py", ".js", ".html"))}
+    files = {word for word in named if word.endswith((".py", ".js", ".json", ".html"))}
 
     assert named - files - SETTINGS == set()
 
