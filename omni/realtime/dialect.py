@@ -58,6 +58,15 @@ class Begin:
 
 
 @frozen(kw_only=True)
+class Generate:
+    """Answer the request that was opened before (legacy streaming)."""
+
+    speak: bool
+    max_new_tokens: int
+    length_penalty: float
+
+
+@frozen(kw_only=True)
 class Sound:
     """A chunk of the user's sound, with its pictures. input_id: told with its answer."""
 
@@ -101,7 +110,7 @@ class HandOver:
     frame: bytes = field(repr=False)
 
 
-Command = Open | Begin | Sound | Pause | Resume | Interrupt | Stop | Diagnose | HandOver
+Command = Open | Begin | Generate | Sound | Pause | Resume | Interrupt | Stop | Diagnose | HandOver
 
 # --- notices: what a client is told ------------------------------------------------------------
 
@@ -190,6 +199,25 @@ class TurnBegun:
 
 
 @frozen(kw_only=True)
+class Prefilled:
+    """A request has its slot, and waits for `Generate` (legacy streaming)."""
+
+    num_messages: int
+    prompt_length: int
+    recording_id: str = ""
+
+
+@frozen(kw_only=True)
+class StreamEnded:
+    """An answer is complete, or was stopped (legacy streaming). elapsed_s: from `Generate`."""
+
+    done: ChatDone
+    session_id: str
+    elapsed_s: float
+    recording_id: str = ""
+
+
+@frozen(kw_only=True)
 class ChatAnswered:
     """A chat answer is complete. pcm: its sound where it was not streamed (float32, 24 kHz).
 
@@ -237,6 +265,8 @@ Notice = (
     | ReplyChunk
     | TurnDone
     | TurnBegun
+    | Prefilled
+    | StreamEnded
     | ChatAnswered
     | Paused
     | Resumed
@@ -270,6 +300,6 @@ class Dialect(Protocol):
         """Return the frames that tell *notice*; none where this dialect has no word for it."""
 
 
-def event(kind: str, **fields: object) -> list[Frame]:
+def event(kind: str, /, **fields: object) -> list[Frame]:
     """Return one text frame: a JSON object whose `type` is *kind*."""
     return [Frame(orjson.dumps({"type": kind, **fields}))]

@@ -197,6 +197,8 @@ class DiskRecordings:
         name = clean_id(client_id)
         if request_type in ("audio_duplex", "omni_duplex"):
             name = f"{time.strftime('%Y%m%d_%H%M%S', time.localtime(now))}_{name}"
+        if request_type == "streaming" and not name.startswith("stm_"):
+            name = f"stm_{name}"
         free, number = name, 2
         while free in self._known:
             free, number = f"{name}_{number}", number + 1

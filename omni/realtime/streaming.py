@@ -1,0 +1,132 @@
+"""The demo's older dialect of `/ws/streaming`: `prefill`, then `generate`, many turns a socket."""
+
+from collections.abc import Sequence
+
+from attrs import define
+
+from omni.audio import OUTPUT_HZ, seconds
+from omni.engine import ChatRequest, ReplyChunk
+from omni.errors import ProtocolError
+from omni.realtime.chat import SOCKET_MAX_NEW_TOKENS
+from omni.realtime.content import parse_messages
+from omni.realtime.dialect import (
+    Command,
+    Frame,
+    Generate,
+    Interrupt,
+    Notice,
+    Open,
+    Prefilled,
+    Stop,
+    StreamEnded,
+    event,
+)
+from omni.realtime.fields import Fields, read_object
+from omni.realtime.media import MAX_VOICE_S, decode_sound, encode_base64
+from omni.realtime.native import render_common
+
+MAX_SLICES = 16
+_MAX_SOUND_CHARS = 48 * 2**20
+_FLOAT32_BYTES = 4
+
+
+@define
+class StreamingDialect:
+    """Speaks `/ws/streaming`. The client sends its whole history with each `prefill`."""
+
+    _num_chunks: int = 0
+
+    def parse(self, data: bytes, binary: bool) -> Command:
+        """Return the command in *data*. Raises: ProtocolError."""
+        if binary:
+            raise ProtocolError("Invalid message: JSON text is expected")
+        fields = read_object(data)
+        match kind := fields.text("type"):
+            case "prefill":
+                return Open(input=_parse_prefill(fields))
+            case "generate":
+                return _parse_generate(fields)
+            case "stop":
+                return Interrupt()
+            case "close":
+                return Stop()
+            case "":
+                raise ProtocolError("Missing type")
+        raise ProtocolError(f"Unknown type: {kind[:60]}")
+
+    def render(self, notice: Notice) -> Sequence[Frame]:
+        """Return the frames of *notice*."""
+        match notice:
+            case ReplyChunk():
+                return self._render_chunk(notice)
+            case Prefilled():
+                self._num_chunks = 0
+                return _render_prefilled(notice)
+            case StreamEnded():
+                return _render_ended(notice)
+        return render_common(notice)
+
+    def _render_chunk(self, chunk: ReplyChunk) -> Sequence[Frame]:
+        index = self._num_chunks
+        self._num_chunks += 1
+        return event(
+            "chunk",
+            chunk_index=index,
+            text_delta=chunk.text,
+            audio_data=encode_base64(chunk.pcm),
+            audio_sample_rate=OUTPUT_HZ,
+            is_final=chunk.is_final,
+            duration_ms=round(1000 * seconds(len(chunk.pcm) // _FLOAT32_BYTES, OUTPUT_HZ)),
+        )
+
+
+def _parse_prefill(fields: Fields) -> ChatRequest:
+    """Return the request without what `generate` says."""
+    name = "tts_ref_audio_base64" if fields.has("tts_ref_audio_base64") else "ref_audio_base64"
+    voice = fields.text(name, max_chars=_MAX_SOUND_CHARS)
+    return ChatRequest(
+        messages=parse_messages(fields),
+        voice=decode_sound(voice, (name,), MAX_VOICE_S),
+        max_slice_nums=fields.optional_whole("max_slice_nums", 1, MAX_SLICES),
+    )
+
+
+def _parse_generate(fields: Fields) -> Generate:
+    default = ChatRequest(messages=())
+    return Generate(
+        speak=fields.flag("generate_audio", True),
+        max_new_tokens=fields.whole("max_new_tokens", SOCKET_MAX_NEW_TOKENS, 1, 4096),
+        length_penalty=fields.number("length_penalty", default.length_penalty, 0.1, 5),
+    )
+
+
+def _render_prefilled(prefilled: Prefilled) -> Sequence[Frame]:
+    """The tokens are counted when the answer is made; `done` tells them."""
+    fields: dict[str, object] = {
+        "prompt_length": prefilled.prompt_length,
+        "message_count": prefilled.num_messages,
+        "cached_tokens": 0,
+        "input_tokens": 0,
+    }
+    return event("prefill_done", **fields, **_recording(prefilled.recording_id))
+
+
+def _render_ended(ended: StreamEnded) -> Sequence[Frame]:
+    done = ended.done
+    return event(
+        "done",
+        elapsed_ms=round(1000 * ended.elapsed_s, 1),
+        session_id=ended.session_id,
+        stopped=done.finish_reason == "cancelled",
+        token_stats={
+            "cached_tokens": 0,
+            "input_tokens": done.input_tokens,
+            "generated_tokens": done.generated_tokens,
+            "total_tokens": done.input_tokens + done.generated_tokens,
+        },
+        **_recording(ended.recording_id),
+    )
+
+
+def _recording(recording_id: str) -> dict[str, object]:
+    return {"recording_session_id": recording_id} if recording_id else {}
