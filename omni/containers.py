@@ -7,7 +7,7 @@ descriptions); whoever opens a file by its content alone reads from wherever a s
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import IO
 
 import av
 import numpy as np
@@ -47,7 +47,7 @@ _OPTIONS = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
 
 
 @contextmanager
-def open_container(file: BinaryIO) -> Iterator[InputContainer]:
+def open_container(file: IO[bytes]) -> Iterator[InputContainer]:
     """Open a media file for reading.
 
     Raises, also for what goes wrong inside: ClientError, where it is none, broken or of a format
@@ -62,7 +62,7 @@ def open_container(file: BinaryIO) -> Iterator[InputContainer]:
         raise ClientError(f"not a sound or video file that can be read: {exc}") from exc
 
 
-def read_sound(file: BinaryIO, max_s: float, max_work_s: float = MAX_WORK_S) -> Waveform:
+def read_sound(file: IO[bytes], max_s: float, max_work_s: float = MAX_WORK_S) -> Waveform:
     """Return the sound of a sound or video file, mono at 16 kHz, shape (N,).
 
     Of several sound tracks the first is read. Raises: ClientError, where there is none; TooLarge,
