@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from omni.errors import Forbidden
-from omni.messages import RequestType
 from omni.realtime.chat import ChatDialect
 from omni.realtime.chat_session import ChatSession
 from omni.realtime.dialect import Dialect
@@ -104,20 +103,26 @@ def require_origin(request: web.Request) -> None:
         raise Forbidden(f"Pages of {origin[:200]} may not connect; see security.allowed_origins")
 
 
-async def _serve(
-    request: web.Request, session: Session, dialect: Dialect
-) -> web.StreamResponse:
-    require_origin(request)
-    app, settings = request.app, request.app[SETTINGS].web
-    request_type: RequestType = session.request_type
-    endpoint = Endpoint(
+def endpoint_of(
+    request: web.Request, session: Session, dialect: Dialect, socket: ClientSocket
+) -> Endpoint:
+    """Return the endpoint that serves *session* on *socket*, in *dialect*."""
+    app = request.app
+    return Endpoint(
         link=app[LINK],
-        linked=app[LINK].open_session(session.client_id, request_type),
+        linked=app[LINK].open_session(session.client_id, session.request_type),
         live=app[LIVE],
         recordings=app[RECORDINGS],
         dialect=dialect,
         session=session,
-        socket=ClientSocket(settings),
-        early=EarlyCommands(settings.max_early_kb << 10),
+        socket=socket,
+        early=EarlyCommands(app[SETTINGS].web.max_early_kb << 10),
     )
-    return await endpoint.run(request)
+
+
+async def _serve(
+    request: web.Request, session: Session, dialect: Dialect
+) -> web.StreamResponse:
+    require_origin(request)
+    socket = ClientSocket(request.app[SETTINGS].web)
+    return await endpoint_of(request, session, dialect, socket).run(request)
