@@ -16,6 +16,7 @@ from omni.log import set_up_logging
 from omni.openai.audio_memory import AudioMemory
 from omni.process import EXIT_CANNOT_START, process_settings, spare_the_loaded
 from omni.realtime.live import LiveSessions
+from omni.realtime.openai.client_secrets import ClientSecrets
 from omni.recording.cleanup import Cleaner
 from omni.recording.disk import DiskRecordings
 from omni.recording.recorder import NoRecording
@@ -27,6 +28,7 @@ from omni.routes import (
     config,
     openai_chat,
     openai_models,
+    openai_realtime,
     openai_speech,
     openai_transcriptions,
     openai_realtime,
@@ -47,6 +49,7 @@ from omni.routes.errors import errors_as_json
 from omni.routes.keys import (
     APPS,
     AUDIO_MEMORY,
+    CLIENT_SECRETS,
     LINK,
     LIVE,
     OPENAPI,
@@ -87,6 +90,7 @@ def make_app(settings: Settings) -> web.Application:
     app[SOUND_FILES] = SoundFiles()
     app[PRESETS] = load_presets()
     app[AUDIO_MEMORY] = AudioMemory()
+    app[CLIENT_SECRETS] = ClientSecrets(settings.realtime.max_client_secrets)
     app.cleanup_ctx.append(_assets)
     app.cleanup_ctx.append(_recorded)
     app.cleanup_ctx.append(_linked)
@@ -156,6 +160,7 @@ def add_routes(app: web.Application) -> None:
             web.get("/ws/half_duplex/{session_id}", sockets.half_duplex),
             web.get("/ws/duplex/{session_id}", sockets.duplex),
             web.get("/v1/realtime", realtime.realtime),
+            web.post("/v1/realtime/client_secrets", openai_realtime.post_client_secrets),
             web.post("/v1/realtime/client_secrets", openai_realtime.post_client_secrets),
         ]
     )

@@ -5,6 +5,7 @@ from aiohttp import web
 from omni.link import BrokerLink
 from omni.openai.audio_memory import AudioMemory
 from omni.realtime.live import LiveSessions
+from omni.realtime.openai.client_secrets import ClientSecrets
 from omni.recording.recorder import Recordings
 from omni.recording.store import SessionStore
 from omni.routes.app_table import AppTable
@@ -26,5 +27,7 @@ VOICES = web.AppKey("voices", Voices)
 SOUND_FILES = web.AppKey("sound_files", SoundFiles)
 #: What spoken answers of OpenAI's chat said.
 AUDIO_MEMORY = web.AppKey("audio_memory", AudioMemory)
+#: Ephemeral keys of `/v1/realtime`.
+CLIENT_SECRETS = web.AppKey("client_secrets", ClientSecrets)
 #: The document of every route, as JSON has it.
 OPENAPI: web.AppKey[dict[str, object]] = web.AppKey("openapi")

@@ -4,24 +4,84 @@ import asyncio
 import functools
 import logging
 import time
+from collections.abc import Iterator, Sequence
 
 from aiohttp import WSMsgType, web
 from attrs import define, field
 
 from omni.errors import Cancelled, OmniError, QueueFull
 from omni.openai.errors import Refusal
+from omni.realtime.dialect import Frame
+from omni.realtime.fields import Fields
 from omni.realtime.openai.call_record import CallRecord
-from omni.realtime.openai.config import SessionConfig
+from omni.realtime.openai.client_secrets import DEFAULT_S, MAX_S, MIN_S
+from omni.realtime.openai.config import SessionConfig, updated
 from omni.realtime.openai.events import error_event, new_id
 from omni.realtime.openai.session import RealtimeSession
+from omni.realtime.openai.shown_config import shown
 from omni.realtime.session import CLOSE_GOING_AWAY, CLOSE_NORMAL, CLOSE_TRY_LATER
 from omni.realtime.socket import ClientSocket
-from omni.routes.keys import LINK, LIVE, RECORDINGS, SETTINGS
-from omni.routes.openai_models import served_model
+from omni.routes.bodies import read_fields
+from omni.routes.describe import (
+    AN_OBJECT,
+    TEXT,
+    WHOLE,
+    Body,
+    between,
+    describe,
+    one_of,
+    record,
+    said,
+)
+from omni.routes.errors import json_reply
+from omni.routes.keys import CLIENT_SECRETS, LINK, LIVE, RECORDINGS, SETTINGS
+from omni.routes.openai_models import TAG, served_model
 from omni.routes.openai_turn import find_voice
 from omni.routes.served import served
 
 log = logging.getLogger(__name__)
+
+_KEY_PROTOCOL = "openai-insecure-api-key."
+
+
+_SESSION = said(AN_OBJECT, "as `session.update` of the Realtime API takes it")
+_BODY = record(
+    {
+        "session": _SESSION,
+        "expires_after": record(
+            {"anchor": one_of("created_at"), "seconds": between(WHOLE, MIN_S, MAX_S)},
+            optional=("anchor", "seconds"),
+        ),
+    },
+    optional=("session", "expires_after"),
+)
+
+
+@describe(
+    "Make an ephemeral key",
+    tag=TAG,
+    help="With it a browser may open `/v1/realtime` until it expires; its sessions begin as set.",
+    body=Body(schema=_BODY, required=False),
+    reply=record({"value": TEXT, "expires_at": WHOLE, "session": AN_OBJECT}),
+    errors=(401,),
+)
+async def post_client_secrets(request: web.Request) -> web.Response:
+    """Return a key for clients that cannot keep one."""
+    fields = await read_fields(request) if request.can_read_body else Fields({})
+    config = _new_config(request)
+    if fields.has("session"):
+        config = updated(config, fields.section("session"))
+    after = fields.section("expires_after")
+    after.choice("anchor", "created_at", ("created_at",))
+    expires_at = int(time.time()) + after.whole("seconds", DEFAULT_S, MIN_S, MAX_S)
+    value = request.app[CLIENT_SECRETS].issue(config, expires_at)
+    session = shown(config, new_id("sess"), 0, is_beta=False)
+    return json_reply({"value": value, "expires_at": expires_at, "session": session})
+
+
+def verify_client_secret(app: web.Application, value: str) -> bool:
+    """Say whether *value* is an ephemeral key that this server made and that is still valid."""
+    return app[CLIENT_SECRETS].find(value, time.time()) is not None
 
 
 async def serve(
@@ -35,6 +95,7 @@ async def serve(
     is_beta: with the names of the beta. first_frame: what the client said already.
     """
     call = _Call(request=request, socket=socket, is_beta=is_beta)
+    socket.render_error = _rendered
     with request.app[LIVE].holding_call(call):
         await call.run(first_frame)
     await call.close()
@@ -94,7 +155,7 @@ class _Call:
     async def _session(self, group: asyncio.TaskGroup, record: CallRecord) -> RealtimeSession:
         app, settings = self.request.app, self.request.app[SETTINGS].realtime
         capabilities = await served(app)
-        config = SessionConfig(model=served_model(self.request))
+        config = _config_of(self.request)
         return RealtimeSession(
             id=self.id,
             config=config,
@@ -147,7 +208,34 @@ class _Call:
         self._over.set()
         self._close = (code, str(error))
         try:
-            frame = error_event(error).frame()
-            await self.socket.tell([frame] if frame else [])
+            await self.socket.tell(_rendered(error))
         except ConnectionError:
             self._is_gone = True
+
+
+def _rendered(error: OmniError) -> Sequence[Frame]:
+    frame = error_event(error).frame()
+    return [] if frame is None else [frame]
+
+
+def _new_config(request: web.Request) -> SessionConfig:
+    return SessionConfig(model=served_model(request))
+
+
+def _config_of(request: web.Request) -> SessionConfig:
+    """Return how the session begins: as its ephemeral key says, if it comes with one."""
+    secrets, now_s = request.app[CLIENT_SECRETS], time.time()
+    for key in _keys_of(request):
+        if (config := secrets.find(key, now_s)) is not None:
+            return config
+    return _new_config(request)
+
+
+def _keys_of(request: web.Request) -> Iterator[str]:
+    """Yield the keys in the handshake; browsers can send one as a subprotocol alone."""
+    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        yield key.strip()
+    for name in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        if name.strip().startswith(_KEY_PROTOCOL):
+            yield name.strip().removeprefix(_KEY_PROTOCOL)
