@@ -31,9 +31,6 @@ from omni.routes import (
     openai_realtime,
     openai_speech,
     openai_transcriptions,
-    openai_realtime,
-    openai_speech,
-    openai_transcriptions,
     presets,
     queue,
     realtime,
@@ -150,9 +147,6 @@ def add_routes(app: web.Application) -> None:
             web.post("/v1/audio/speech", openai_speech.post_speech),
             web.post("/v1/audio/transcriptions", openai_transcriptions.post_transcriptions),
             web.post("/v1/audio/translations", openai_transcriptions.post_translations),
-            web.post("/v1/audio/speech", openai_speech.post_speech),
-            web.post("/v1/audio/transcriptions", openai_transcriptions.post_transcriptions),
-            web.post("/v1/audio/translations", openai_transcriptions.post_translations),
             web.get("/ws/chat", sockets.chat),
             web.get("/ws/streaming", streaming.streaming),
             web.get("/ws/streaming/{session_id}", streaming.streaming),
@@ -160,7 +154,6 @@ def add_routes(app: web.Application) -> None:
             web.get("/ws/half_duplex/{session_id}", sockets.half_duplex),
             web.get("/ws/duplex/{session_id}", sockets.duplex),
             web.get("/v1/realtime", realtime.realtime),
-            web.post("/v1/realtime/client_secrets", openai_realtime.post_client_secrets),
             web.post("/v1/realtime/client_secrets", openai_realtime.post_client_secrets),
         ]
     )
