@@ -10,6 +10,8 @@ import torch
 import yaml  # type: ignore[import-untyped]  # PyYAML has no stubs of its own
 from attrs import frozen
 from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
 
 from omni.errors import CheckpointError
 from omni.minicpmo.model.dit import DiTConfig
@@ -21,6 +23,8 @@ from omni.minicpmo.model.hift_decoder import HiftConfig
 
 COMMON_FILES = ("flow.yaml", "flow.pt", "hift.pt", "campplus.onnx", "speech_tokenizer_v2_25hz.onnx")
 CAUSAL_FILES = ("config.yaml", "hift_original.pt")
+#: What the modules' own constructors call.
+_DRAWS = ("kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_")
 MAX_NAMES_SHOWN = 8
 # Values that the code is written for. Source: the published flow.yaml and config.yaml.
 FLOW_VALUES = {"input_layer": "linear", "pre_lookahead_len": LOOKAHEAD, "up_stride": UPSAMPLE}
@@ -210,8 +214,9 @@ def fold_vocoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _fill(kind: type[Module], config: Any, tensors: Mapping[str, Tensor], path: Path) -> Module:
     """Return a *kind* built from *config* and filled; *config* is Any: each kind takes its own."""
-    with torch.device("meta"):
-        wanted = {name: value.shape for name, value in kind(config).state_dict().items()}
+    with _NothingDrawn():
+        module = kind(config)
+    wanted = {name: value.shape for name, value in module.state_dict().items()}
     problems = [
         _listed("missing", [name for name in wanted if name not in tensors]),
         _listed("unknown", [name for name in tensors if name not in wanted]),
@@ -226,9 +231,25 @@ def _fill(kind: type[Module], config: Any, tensors: Mapping[str, Tensor], path: 
     ]
     if any(problems):
         _refuse(path, "; ".join(filter(None, problems)))
-    module = kind(config)
     module.load_state_dict(tensors)
     return module.requires_grad_(False).eval()
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves parameters as they are where a module would draw their first values.
+
+    Every one is filled right afterwards, and drawing takes a second. (On the meta device nothing
+    is drawn either, but there torch imports its whole compiler, which takes longer.)
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None  # as torch says
+    ) -> Any:
+        given = kwargs or {}
+        target = args[0] if args else given.get("tensor")
+        if getattr(func, "__name__", "") in _DRAWS and isinstance(target, Parameter):
+            return target
+        return func(*args, **given)
 
 
 def _listed(what: str, names: list[str]) -> str:
