@@ -5,11 +5,13 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
 from omni.certificate import server_context
+from omni.diagnostics import Diagnostics
 from omni.errors import SettingsError
 from omni.link import open_link
 from omni.log import set_up_logging
@@ -26,6 +28,7 @@ from omni.routes import (
     audio_assets,
     chat,
     config,
+    debug,
     openai_chat,
     openai_models,
     openai_realtime,
@@ -36,17 +39,20 @@ from omni.routes import (
     realtime,
     recording_files,
     recordings,
+    signin,
     sockets,
     status,
     streaming,
     voices,
 )
-from omni.routes.app_table import AppTable
+from omni.routes.app_table import STATE_FILE, AppTable
 from omni.routes.errors import errors_as_json
+from omni.routes.gate import GUARD, Guard, gate
 from omni.routes.keys import (
     APPS,
     AUDIO_MEMORY,
     CLIENT_SECRETS,
+    DIAGNOSTICS,
     LINK,
     LIVE,
     OPENAPI,
@@ -72,13 +78,15 @@ NAME = "web-0"
 def make_app(settings: Settings) -> web.Application:
     """Return the application; its link opens when it starts and closes when it stops."""
     app = web.Application(
-        middlewares=[errors_as_json, page_headers],
+        middlewares=[errors_as_json, gate, page_headers],
         client_max_size=settings.web.max_body_mb * 2**20,
     )
     app[SETTINGS] = settings
+    app[GUARD] = Guard(settings)
     app[LIVE] = LiveSessions()
-    app[APPS] = AppTable()
     data_dir = Path(settings.service.data_dir)
+    app[APPS] = AppTable(data_dir / STATE_FILE)
+    app[DIAGNOSTICS] = Diagnostics(Path(settings.fabric.run_dir))
     app[RECORDINGS] = DiskRecordings(data_dir) if settings.recording.enabled else NoRecording()
     app[SESSIONS] = SessionStore.of(data_dir)
     app[VOICES] = Voices(
@@ -92,6 +100,7 @@ def make_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(_recorded)
     app.cleanup_ctx.append(_linked)
     app.on_shutdown.append(_end_sessions)
+    app[GUARD].is_ephemeral = partial(openai_realtime.verify_client_secret, app)
     add_routes(app)
     app[OPENAPI] = openapi_document(app)
     return app
@@ -106,6 +115,7 @@ def add_routes(app: web.Application) -> None:
             web.get("/workers", status.get_workers),
             web.get("/cache", status.get_cache),
             web.get("/api/cache", status.get_cache),
+            web.post("/api/_debug/record_trace", debug.post_record_trace),
             web.get("/api/queue", queue.get_queue),
             web.get("/api/queue/{ticket_id}", queue.get_ticket),
             web.delete("/api/queue/{ticket_id}", queue.delete_ticket),
@@ -134,6 +144,8 @@ def add_routes(app: web.Application) -> None:
             ),
             web.get("/s/{session_id}", recordings.get_viewer),
             web.get("/openapi.json", get_openapi),
+            web.post("/api/signin", signin.post_signin),
+            web.post("/api/signout", signin.post_signout),
             web.get("/api/apps", apps.get_apps),
             web.get("/api/admin/apps", apps.get_admin_apps),
             web.put("/api/admin/apps", apps.put_admin_apps),
@@ -162,8 +174,11 @@ def add_routes(app: web.Application) -> None:
 
 async def _assets(app: web.Application) -> AsyncIterator[None]:
     await asyncio.to_thread(app[VOICES].load)
+    await asyncio.to_thread(app[APPS].load)
+    app[DIAGNOSTICS].start()
     yield
     app[SOUND_FILES].close()
+    await asyncio.to_thread(app[DIAGNOSTICS].close)
 
 
 async def _recorded(app: web.Application) -> AsyncIterator[None]:

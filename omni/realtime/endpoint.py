@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from aiohttp import WSMsgType, web
 from attrs import define, field
 
+from omni.diagnostics import Diagnostics
 from omni.errors import (
     NoWorker,
     OmniError,
@@ -64,6 +65,7 @@ class Endpoint:
     linked: LinkedSession
     live: LiveSessions
     recordings: Recordings
+    diagnostics: Diagnostics
     dialect: Dialect
     session: Session
     socket: ClientSocket
@@ -177,6 +179,7 @@ class Endpoint:
     async def _take(self, command: Command) -> None:
         if isinstance(command, Diagnose):
             self.recorder.diagnosed(command.record)
+            self.diagnostics.note(self.session.client_id, command.record, time.time())
         elif isinstance(command, Open) and command.timeout_s is not None:
             self.recorder.opened(command.timeout_s)
         await self.perform(self.session.take(command, _now()))

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from omni.diagnostics import Diagnostics
 from omni.link import BrokerLink
 from omni.openai.audio_memory import AudioMemory
 from omni.realtime.live import LiveSessions
@@ -29,5 +30,6 @@ SOUND_FILES = web.AppKey("sound_files", SoundFiles)
 AUDIO_MEMORY = web.AppKey("audio_memory", AudioMemory)
 #: Ephemeral keys of `/v1/realtime`.
 CLIENT_SECRETS = web.AppKey("client_secrets", ClientSecrets)
+DIAGNOSTICS = web.AppKey("diagnostics", Diagnostics)
 #: The document of every route, as JSON has it.
 OPENAPI: web.AppKey[dict[str, object]] = web.AppKey("openapi")

@@ -21,7 +21,7 @@ from omni.realtime.socket import ClientSocket
 from omni.recording.layout import clean_id
 from omni.routes.bodies import read_fields
 from omni.routes.errors import json_reply
-from omni.routes.keys import APPS, LINK, LIVE, RECORDINGS, SETTINGS
+from omni.routes.keys import APPS, DIAGNOSTICS, LINK, LIVE, RECORDINGS, SETTINGS
 
 _AUDIO_PREFIXES = ("adx_", "audio_duplex_")
 
@@ -113,6 +113,7 @@ def endpoint_of(
         linked=app[LINK].open_session(session.client_id, session.request_type),
         live=app[LIVE],
         recordings=app[RECORDINGS],
+        diagnostics=app[DIAGNOSTICS],
         dialect=dialect,
         session=session,
         socket=socket,
