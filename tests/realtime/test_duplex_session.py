@@ -14,6 +14,7 @@ from omni.engine import (
 from omni.errors import CapacityError, WorkerLost
 from omni.messages import Leased
 from omni.realtime.dialect import (
+    ContextFull,
     Interrupt,
     Interrupted,
     Notice,
@@ -286,3 +287,67 @@ def test_what_the_user_said_is_passed_on() -> None:
     heard = UserTranscript(text="hello")
 
     assert _told(_live().hear(heard, 0.0)) == [heard]
+
+
+# --- limits that a dialect sets
+
+
+def _limited(prepared: Prepared = Prepared(), **limits: object) -> DuplexSession:
+    session = _session(backlog=8)
+    session.leased(_leased(), 10.0)
+    opening = Open(input=PrepareDuplex(mode="audio_duplex"), **limits)  # type: ignore[arg-type]
+    session.take(opening, 11.0)
+    session.hear(prepared, 12.0)
+    return session
+
+
+def test_a_session_ends_when_its_time_since_the_slot_is_over() -> None:
+    session = _limited(timeout_s=300.0, silence_s=300.0)
+    session.take(CHUNK, 300.0)
+    assert session.deadline == 310.0
+
+    told, end = session.expire(310.0)
+
+    assert told == Tell(TimedOut(reason="Session timeout (300.0s)", elapsed_s=300.0))
+    assert end == End(reason="Session timeout")
+
+
+def test_a_dialect_may_allow_a_longer_silence() -> None:
+    session = _limited(silence_s=900.0)
+    session.take(CHUNK, 100.0)
+    assert session.deadline == 1000.0
+
+    (told, _) = session.expire(1000.0)
+
+    assert told == Tell(TimedOut(reason="Silence timeout (900.0s)", elapsed_s=990.0))
+
+
+def test_a_session_ends_behind_the_unit_that_fills_its_context() -> None:
+    session = _limited(max_kv_tokens=100)
+    session.take(CHUNK, 20.0)
+    session.take(CHUNK, 20.0)
+
+    first = session.hear(UnitResult(is_listen=True, kv_cache_length=99), 21.0)
+    answer, full, end = session.hear(UnitResult(is_listen=True, kv_cache_length=100), 22.0)
+
+    assert len(first) == 1
+    assert isinstance(answer, Tell) and isinstance(answer.notice, UnitAnswered)
+    assert (full, end) == (Tell(ContextFull()), End(reason="Context full"))
+
+
+def test_sound_of_any_length_is_cut_into_the_session_s_chunks() -> None:
+    session = _limited(Prepared(chunk_ms=100), recuts=True)
+    size = 4 * 1600
+
+    nothing = session.take(_sound(size // 2, "in_1"), 20.0)
+    sent = session.take(_sound(2 * size, "in_2"), 20.0)
+    answers = [session.hear(LISTEN, 21.0), session.hear(LISTEN, 21.0), session.hear(LISTEN, 21.0)]
+
+    chunks = [action.input for action in sent if isinstance(action, Send)]
+    assert nothing == [] and [len(chunk.pcm) for chunk in chunks] == [size] * 2  # type: ignore[union-attr]
+    told = [notice for actions in answers for notice in _told(actions)]
+    assert [notice.input_id for notice in told] == ["in_2", "in_2"]  # type: ignore[union-attr]
+
+
+def _sound(num_bytes: int, input_id: str) -> Sound:
+    return Sound(chunk=AudioChunk(pcm=Buffer(bytes(num_bytes))), input_id=input_id)
