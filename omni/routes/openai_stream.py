@@ -97,6 +97,7 @@ async def stream_turn(turn: Turn, listener: Listener, outflow: Outflow) -> web.S
 async def _fail(request: web.Request, outflow: Outflow, error: Exception) -> None:
     view = view_of(error) if isinstance(error, OmniError) else openai_view(request, error)
     if not outflow.is_events:
+        log.warning("a sound file is cut short: %s", view.message)
         outflow.cut()
         return
     try:
