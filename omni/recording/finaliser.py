@@ -73,6 +73,11 @@ class Finaliser:
         if self._thread is not None:
             self._thread.join(_STOP_S)
 
+    @property
+    def is_running(self) -> bool:
+        """True while there is a process."""
+        return self._process is not None
+
     def _run(self) -> None:
         while (folder := self._next()) is not None:
             error = self._finalise(folder)
