@@ -20,6 +20,7 @@ from omni.process import (
 )
 from omni.running import stop_running
 from omni.settings import Settings, as_toml
+from omni.settings_import import import_settings
 from omni.settings_table import as_markdown
 
 Command = Callable[[argparse.Namespace], int]
@@ -190,6 +191,15 @@ def _keys(args: argparse.Namespace) -> int:
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="as the table of the docs")
     parser.set_defaults(command=_print_settings)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    importer = commands.add_parser("import", help="read a config.json of the MiniCPM-o demo")
+    importer.add_argument("file", type=Path, help="the demo's config.json")
+    importer.add_argument("--output", type=Path, metavar="FILE", help="write there; default: print")
+    importer.set_defaults(command=_import_settings)
+
+
+def _import_settings(args: argparse.Namespace) -> int:
+    return import_settings(args.file, args.output)
 
 
 def _print_settings(args: argparse.Namespace) -> int:

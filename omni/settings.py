@@ -7,6 +7,7 @@ Each has a default and help. A section goes to the class that needs it; nobody g
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from attrs import Attribute, Factory, evolve, field, fields, frozen
@@ -458,15 +459,30 @@ def _in_bounds(item: SettingField, value: float) -> bool:
     return (low is None or value >= low) and (high is None or value <= high)
 
 
-def as_toml() -> str:
-    """Return the text of settings.toml: every field with its default and one line of help."""
+def is_setting(path: str) -> bool:
+    """Say whether there is a setting `section.name`."""
+    return any(item.path == path for item in setting_fields())
+
+
+def checked_setting(path: str, value: Any, source: str) -> Any:
+    """Return *value* in the type of setting *path*. Raises: SettingsError."""
+    known = {item.path: item for item in setting_fields()}
+    return _checked(_known(path, known, source), value, source)
+
+
+def as_toml(values: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Return the text of settings.toml: every field with its value and one line of help.
+
+    values: by path; a field that is not among them has its default.
+    """
     lines = ["# omni's settings. Order: command line > OMNI_SECTION__FIELD > this file > default."]
     section = ""
     for item in setting_fields():
         if item.section != section:
             section = item.section
             lines += ["", f"[{section}]"]
-        lines += [f"# {item.help} ({item.allowed})", f"{item.name} = {_toml(item.default)}"]
+        value = _toml(values.get(item.path, item.default))
+        lines += [f"# {item.help} ({item.allowed})", f"{item.name} = {value}"]
     return "\n".join(lines) + "\n"
 
 
