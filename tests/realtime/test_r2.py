@@ -117,10 +117,13 @@ def _append(**input: object) -> Sound:
     return command
 
 
+INIT = {"type": "session.init"}
+
+
 # --- session.init
 
 
-@pytest.mark.parametrize("event", [{"type": "session.init"}, {"type": "session.init", "payload": {}}])
+@pytest.mark.parametrize("event", [{"type": "session.init"}, INIT | {"payload": {}}])
 def test_an_empty_init_is_all_defaults(event: object) -> None:
     opened = _parse(event, R2Dialect("audio_duplex", 900.0))
 
@@ -210,9 +213,6 @@ def test_pictures_may_come_without_sound() -> None:
     assert (len(chunk.pcm), len(chunk.frames)) == (0, 1)
 
 
-INIT = {"type": "session.init"}
-
-
 @pytest.mark.parametrize(
     ("event", "kind"),
     [
@@ -233,7 +233,9 @@ INIT = {"type": "session.init"}
         ),
     ],
 )
-def test_a_wrong_event_is_a_warning_with_its_reason(event: Told, kind: type) -> None:
+def test_a_wrong_event_is_a_warning_with_its_reason(
+    event: Told, kind: type[ProtocolError]
+) -> None:
     """The SDK takes every `error` for the end of the session."""
     dialect = _dialect()
     with pytest.raises(ProtocolError) as refused:
@@ -243,8 +245,8 @@ def test_a_wrong_event_is_a_warning_with_its_reason(event: Told, kind: type) -> 
     trouble = Trouble(code=error.code, text="", message=str(error), reason=error.reason)
     (told,) = _told(dialect, trouble)
 
-    assert error.reason == kind.reason  # type: ignore[attr-defined]  # of a ProtocolError
-    assert told == {"type": "session.warning", "code": kind.reason, "message": str(error)}  # type: ignore[attr-defined]
+    assert error.reason == kind.reason
+    assert told == {"type": "session.warning", "code": kind.reason, "message": str(error)}
     assert _heard_by_sdk([told]) == ["other"]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from omni.engine import (
+    Buffer,
     Capabilities,
     ChatDone,
     ChatMessage,
@@ -102,7 +103,7 @@ def test_an_answer_that_is_not_streamed_comes_whole() -> None:
     session.take(_turn(stream=False), 1.0)
     session.leased(_leased(), 1.0)
 
-    silent = [session.hear(ReplyChunk(pcm=pcm), 2.0) for pcm in (b"ab", b"cd")]  # type: ignore[arg-type]
+    silent = [session.hear(ReplyChunk(pcm=Buffer(pcm)), 2.0) for pcm in (b"ab", b"cd")]
     (answer,) = _told(session.hear(DONE, 3.0))
 
     assert silent == [[], []]
