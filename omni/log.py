@@ -6,6 +6,7 @@ The log file is `NAME.log` in the run directory, kept below `LOG_BYTES` with `LO
 import faulthandler
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,11 @@ FORMAT = (
 
 log = logging.getLogger(__name__)
 
+#: Keys as they are sent, as `omni keys` makes them, and OpenAI's ephemeral ones.
+_KEYS = re.compile(
+    r"((?:omni-key|openai-insecure-api-key)\.|[Bb]earer\s+|omni_(?:api|admin)_|\bek_|omni_signin=)"
+    r"[^\s'\",;]+"
+)
 _session_id: ContextVar[str] = ContextVar("session_id", default="-")
 
 
@@ -34,6 +40,13 @@ def session_logging(session_id: str) -> Iterator[None]:
         yield
     finally:
         _session_id.reset(token)
+
+
+class _Discreet(logging.Formatter):
+    """Leaves keys out of every line, whoever wrote it; libraries log headers, too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _KEYS.sub(r"\1***", super().format(record))
 
 
 class _Names(logging.Filter):
@@ -68,7 +81,7 @@ def set_up_logging(process_name: str, run_dir: str | Path, to_stderr: bool = Tru
     if to_stderr and not _stderr_is(path):
         handlers.append(logging.StreamHandler())
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(_Discreet(FORMAT, "%Y-%m-%d %H:%M:%S"))
         handler.addFilter(_Names(process_name))
     root = logging.getLogger()
     for old in root.handlers[:]:

@@ -68,6 +68,21 @@ def test_an_uncaught_error_of_a_thread_names_the_thread(tmp_path: Path) -> None:
     assert "ValueError in thread engine" in run(tmp_path, lines)[0]
 
 
+def test_keys_are_left_out_whoever_logs_them(tmp_path: Path) -> None:
+    """aiohttp logs the subprotocols that a client offers, and one of them may be its key."""
+    lines = (
+        "logging.warning('%r', ['omni', 'omni-key.hush', 'openai-insecure-api-key.hush'])\n"
+        "logging.warning('Authorization: Bearer hush')\n"
+        "logging.warning('made omni_api_hush-hush and ek_hush; omni_signin=hush.1.hush')\n"
+        "raise ValueError('omni_admin_hush')"
+    )
+
+    written, shown = run(tmp_path, lines)
+
+    assert "hush" not in written + shown
+    assert "Bearer ***" in written and "omni-key.***" in written
+
+
 def test_a_log_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     lines = "for _ in range(130): logging.info('x' * 100_000)"
 

@@ -23,6 +23,8 @@ _POLL_S = 0.005
 _NO_LIMIT_BYTES = 2**62
 #: A close frame holds 125 bytes, two of them the code. Source: RFC 6455, 5.5.
 _MAX_REASON_BYTES = 123
+#: A browser that shows its key as a subprotocol offers this one, too, and gets it back.
+OWN_PROTOCOLS = ("omni",)
 _BAD_FRAME = (WSCloseCode.MESSAGE_TOO_BIG, WSCloseCode.PROTOCOL_ERROR)
 #: A client is still sending the rest of a frame that was refused. Closed at once, TCP would reset
 #: the connection, and the client would see that instead of the reason.
@@ -45,7 +47,7 @@ class ClientSocket(web.WebSocketResponse):
         super().__init__(
             timeout=settings.send_timeout_s,
             heartbeat=settings.ping_interval_s,
-            protocols=protocols,
+            protocols=(*protocols, *OWN_PROTOCOLS),
             compress=False,
             max_msg_size=settings.max_frame_mb * 2**20,
             writer_limit=_NO_LIMIT_BYTES,

@@ -7,7 +7,7 @@ import orjson
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from omni.errors import CapacityError, NoWorker, OmniError, rendering_of
+from omni.errors import CapacityError, NoWorker, OmniError, Unauthorized, rendering_of
 from omni.openai.errors import ErrorView, type_of, view_of
 from omni.realtime.fields import FieldError
 
@@ -36,7 +36,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return await handler(request)
     except Exception as exc:  # the border of a request
         reply_to = openai_reply if request.path.startswith(OPENAI_PATHS) else demo_reply
-        return reply_to(request, exc)
+        reply = reply_to(request, exc)
+        if isinstance(exc, Unauthorized):
+            reply.headers["WWW-Authenticate"] = 'Bearer realm="omni"'
+        return reply
 
 
 def openai_reply(request: web.Request, error: Exception) -> web.Response:

@@ -34,6 +34,7 @@ HEADERS = {
 def add_pages(app: web.Application) -> None:
     """Add `/`, the page of each app, and `/static/`."""
     app.router.add_get("/", _page_of("home.html"))
+    app.router.add_get("/signin", _page_of("signin.html"))
     for entry in ALL_APPS:
         app.router.add_get(entry.route, _app_page(entry))
     app.router.add_static("/static/", WEBROOT)

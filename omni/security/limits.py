@@ -40,6 +40,12 @@ class Limits:
     _buckets: OrderedDict[str, _Bucket] = field(factory=OrderedDict, init=False)
     _sessions: Counter[str] = field(factory=Counter, init=False)
 
+    def check(self, quotas: Sequence[Quota], now_s: float) -> None:
+        """Raise RateLimited where `count_request` would, and count nothing."""
+        for quota in quotas:
+            if (bucket := self._buckets.get(quota.name)) is not None:
+                _refuse_above(quota, _filled(bucket, quota, now_s))
+
     def count_request(self, quotas: Sequence[Quota], now_s: float) -> None:
         """Count one request of the callers in *quotas*. Raises: RateLimited."""
         for quota in quotas:
@@ -74,17 +80,26 @@ class Limits:
 
     def _take(self, quota: Quota, now_s: float) -> None:
         """Take a token out of the caller's bucket, which holds one minute's worth."""
-        full, per_s = float(quota.requests_per_minute), quota.requests_per_minute / 60
-        bucket = self._buckets.pop(quota.name, None) or _Bucket(full, now_s)
+        bucket = self._buckets.pop(quota.name, None)
+        bucket = bucket or _Bucket(float(quota.requests_per_minute), now_s)
         self._buckets[quota.name] = bucket  # the newest stands last
         if len(self._buckets) > MAX_CALLERS:
             self._buckets.popitem(last=False)
-        bucket.tokens = min(full, bucket.tokens + (now_s - bucket.at_s) * per_s)
-        bucket.at_s = now_s
-        if bucket.tokens < 1.0:
-            raise RateLimited(
-                f"{quota.requests_per_minute} requests a minute are all that one "
-                f"{quota.name.partition(' ')[0]} may send",
-                (1.0 - bucket.tokens) / per_s,
-            )
+        bucket.tokens, bucket.at_s = _filled(bucket, quota, now_s), now_s
+        _refuse_above(quota, bucket.tokens)
         bucket.tokens -= 1.0
+
+
+def _filled(bucket: _Bucket, quota: Quota, now_s: float) -> float:
+    """Return the tokens in *bucket* now."""
+    come = (now_s - bucket.at_s) * quota.requests_per_minute / 60
+    return min(float(quota.requests_per_minute), bucket.tokens + come)
+
+
+def _refuse_above(quota: Quota, tokens: float) -> None:
+    if tokens < 1.0:
+        raise RateLimited(
+            f"{quota.requests_per_minute} requests a minute are all that one "
+            f"{quota.name.partition(' ')[0]} may send",
+            (1.0 - tokens) * 60 / quota.requests_per_minute,
+        )

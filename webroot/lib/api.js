@@ -9,6 +9,7 @@ const TIMEOUT_MS = 5000;
 async function getJson(path) {
   try {
     const response = await fetch(path, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    if (response.status === 401) signInAgain();
     return response.ok ? await response.json() : null;
   } catch {
     return null;
@@ -45,4 +46,29 @@ export async function getStatus() {
 /** True when the server answers at all: tells a refused session from an absent server. */
 export async function isServerUp() {
   return (await getJson("/health")) !== null;
+}
+
+/** The key is needed, or was taken back: lead there and come back afterwards. */
+function signInAgain() {
+  if (typeof location === "undefined" || location.pathname === "/signin") return;
+  location.assign(`/signin?next=${encodeURIComponent(location.pathname + location.search)}`);
+}
+
+/**
+ * @param {string} key
+ * @returns {Promise<"signed in"|"refused"|"too often"|"unreachable">}
+ */
+export async function signIn(key) {
+  try {
+    const response = await fetch("/api/signin", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ key }),
+      signal: AbortSignal.timeout(TIMEOUT_MS),
+    });
+    if (response.ok) return "signed in";
+    return response.status === 429 ? "too often" : response.status < 500 ? "refused" : "unreachable";
+  } catch {
+    return "unreachable";
+  }
 }
