@@ -137,7 +137,7 @@ async def test_an_r1_session_ends_when_its_time_is_over(hasty: RunningOmni, mode
 
 async def test_a_frame_above_the_limit_is_told_in_the_words_of_r1(narrow: RunningOmni) -> None:
     async with connected(narrow.address, "/v1/realtime?dialect=r1") as client:
-        await client.expect("session.queue_done")
+        await client.until("session.queue_done")
         await client.socket.send_bytes(bytes(2 * 2**20))
         error = await client.expect("error")
 
@@ -150,7 +150,7 @@ async def test_a_frame_above_the_limit_is_told_in_the_words_of_r1(narrow: Runnin
 
 async def test_who_waits_is_told_in_words_that_both_dialects_know(narrow: RunningOmni) -> None:
     async with connected(narrow.address, "/v1/realtime?mode=audio") as holder:
-        await holder.expect("session.queue_done")
+        await holder.until("session.queue_done")
         async with connected(narrow.address, "/v1/realtime?mode=audio") as waiting:
             queued = await waiting.expect("session.queued")
             await waiting.send("session.init", payload={})  # kept, and decides
@@ -178,7 +178,7 @@ async def test_an_update_sent_while_waiting_is_kept(narrow: RunningOmni) -> None
         connected(narrow.address, "/v1/realtime?mode=audio") as holder,
         connected(narrow.address, "/v1/realtime?mode=audio") as client,
     ):
-        await holder.expect("session.queue_done")
+        await holder.until("session.queue_done")
         await client.expect("session.queued")
         await client.send("session.update", session=UPDATE)
         await holder.send("session.close")
@@ -193,7 +193,7 @@ async def test_a_cancelled_ticket_is_told(narrow: RunningOmni) -> None:
         connected(narrow.address, "/v1/realtime?mode=audio") as client,
         aiohttp.ClientSession() as http,
     ):
-        await holder.expect("session.queue_done")
+        await holder.until("session.queue_done")
         ticket = (await client.expect("session.queued"))["ticket_id"]
         async with http.delete(f"{narrow.address}/api/queue/{ticket}") as reply:
             assert reply.status == 200
@@ -255,12 +255,12 @@ async def test_a_key_among_the_subprotocols_is_not_sent_back(address: str) -> No
 async def test_an_openai_update_hands_an_undecided_connection_over(narrow: RunningOmni) -> None:
     """Its slot is given back at once: it waits for speech as any other client of that dialect."""
     async with connected(narrow.address, "/v1/realtime") as client:
-        await client.expect("session.queue_done")
+        await client.until("session.queue_done")
         await client.send("session.update", session={"type": "realtime", "instructions": "x"})
         created = await client.expect("session.created")
         updated = await client.until("session.updated")
         async with connected(narrow.address, "/v1/realtime?mode=audio") as other:
-            await other.expect("session.queue_done")
+            await other.until("session.queue_done")
 
     assert created["session"]["object"] == "realtime.session"
     assert updated["session"]["instructions"] == "x"
@@ -368,7 +368,7 @@ async def test_a_turn_that_must_wait_is_told_and_holds_nothing_before(narrow: Ru
     async with connected(narrow.address, "/v1/realtime?mode=chat") as client:
         await _init(client)
         async with connected(narrow.address, "/v1/realtime?mode=audio") as holder:
-            await holder.expect("session.queue_done")
+            await holder.until("session.queue_done")
             await client.send("input.append", input=ASK)
             await client.expect("session.queued")
             await holder.send("session.close")
