@@ -183,10 +183,9 @@ class Batches:
             if isinstance(share.job.work, SpeakOn):
                 self._speaking[share.job.slot] = share.job
         results += self._take_spoken()
-        num_steps = CODES_A_STEP if self._scheduler.has_work else 2 * CODES_A_STEP
-        for _ in range(num_steps):
-            if not self._speaking:
-                break
+        num_codes = CODES_A_STEP if self._scheduler.has_work else 2 * CODES_A_STEP
+        while self._speaking and num_codes > 0:
+            num_codes -= self._runner.speech.codes_a_step
             results += self._add_codes()
             results += self._take_spoken()
         return results

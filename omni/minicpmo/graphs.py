@@ -1,11 +1,11 @@
-"""CUDA graphs of the steps of one token a row: recorded for some batch sizes, replayed for all.
+"""CUDA graphs of steps of fixed shape: recorded for some shapes, replayed for all that fit them.
 
-A batch is filled up to the next recorded size with rows that sit out. A step's eager twin is the
+A batch is filled up to the next recorded shape with rows that sit out. A step's eager twin is the
 function that was recorded; it runs where nothing recorded fits, and on a CPU always.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from omni.minicpmo.kv_cache import PagedKVCache
+from omni.minicpmo.kv_cache import PagedKVCache, Span, StepShape, bucket_pages, plan_fields
 from omni.minicpmo.model.attention import AttentionPlan
+from omni.minicpmo.staging import Array, Field, Staging
 from omni.minicpmo.token2wav_graphs import Call, GraphedCall
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,6 @@ log = logging.getLogger(__name__)
 #: Batches are filled up to these. Between them a step's time grows by less than a fifth.
 BATCH_SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 
-#: A plan and tensors, their rows as in the plan -> tensors with one row each, (B, ...).
-PlannedCall = Callable[..., tuple[Tensor, ...]]
 Shapes = tuple[torch.Size, ...]
 
 
@@ -41,84 +40,117 @@ class GraphPool:
 
 
 @frozen(eq=False)
-class _Recorded:
-    plan: AttentionPlan
-    replay: Call
+class Step:
+    """A step of one shape. tensors: its inputs on the device, what `staging` sends among them."""
 
-    def __call__(self, plan: AttentionPlan, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        self.plan.copy_(plan)
-        return self.replay(*inputs)
+    shape: StepShape
+    staging: Staging
+    tensors: Mapping[str, Tensor]
+    plans: tuple[AttentionPlan, ...]
 
 
-class DecodeGraphs:
-    """One decode step over a paged cache, recorded by batch size and by length of the rows."""
+StepCall = Callable[[Step], tuple[Tensor, ...]]
+Fields = Callable[[StepShape], Mapping[str, Field]]
+Tensors = Callable[[StepShape], Mapping[str, Tensor]]
 
-    def __init__(self, call: PlannedCall, cache: PagedKVCache, pool: GraphPool) -> None:
+
+def _no_tensors(_: StepShape) -> Mapping[str, Tensor]:
+    return {}
+
+
+class StepGraphs:
+    """A step over a paged cache, recorded by its shape.
+
+    call: Step -> tensors with a row for each of the step's. fields: what it needs from the host
+    beside its plans. tensors: what it needs from the device, memory that `run` may write to.
+    """
+
+    def __init__(
+        self,
+        call: StepCall,
+        cache: PagedKVCache,
+        fields: Fields,
+        pool: GraphPool,
+        tensors: Tensors = _no_tensors,
+    ) -> None:
         self._call = call
         self._cache = cache
+        self._fields = fields
+        self._tensors = tensors
         self._pool = pool
-        self._sizes: tuple[int, ...] = ()
-        self._page_counts: tuple[int, ...] = ()
-        self._recorded: dict[tuple[int, int, Shapes], _Recorded] = {}
+        self._recorded: dict[StepShape, tuple[Step, Call]] = {}
 
     def __len__(self) -> int:
         return len(self._recorded)
 
-    def record(
-        self,
-        sizes: Sequence[int],
-        page_counts: Sequence[int],
-        inputs_of: Callable[[int], tuple[Tensor, ...]],
-    ) -> None:
-        """Record the step for each size and for rows of at most so many pages.
+    def record(self, shapes: Iterable[StepShape]) -> None:
+        """Record the step for each shape. Nothing of any slot is changed."""
+        # The largest first: the others fit in its memory.
+        for shape in sorted(shapes, key=_size, reverse=True):
+            step = self._step(shape)
+            self._cache.fill_plans(step.staging.host(), shape, [])
+            step.staging.send()
+            self._recorded[shape] = step, self._pool.record(self._on(step), ())
 
-        inputs_of: size -> tensors like those of `run`. Nothing of any slot is changed.
-        """
-        self._sizes, self._page_counts = tuple(sorted(sizes)), tuple(sorted(page_counts))
-        for size in reversed(self._sizes):  # the largest first: the others fit in its memory
-            for num_pages in reversed(self._page_counts):
-                plan = self._cache.decode_plan([0] * size, [False] * size, num_pages)
-                inputs = inputs_of(size)
-                replay = self._pool.record(self._on(plan), inputs)
-                self._recorded[size, num_pages, _shapes(inputs)] = _Recorded(plan, replay)
+    def fitting(self, spans: Sequence[Span]) -> StepShape | None:
+        """Return the smallest recorded shape that holds *spans*."""
+        num_tokens = max(stop - start for _, start, stop in spans)
+        num_pages = self._cache.num_pages(spans)
+        fitting = [
+            shape
+            for shape in self._recorded
+            if shape.num_rows >= len(spans)
+            and shape.num_tokens * shape.num_steps >= num_tokens
+            and shape.num_pages >= num_pages
+        ]
+        return min(fitting, key=_size, default=None)
 
-    def filled(self, count: int) -> int:
-        """Return the number of rows that inputs for *count* slots must have."""
-        return next((size for size in self._sizes if size >= count), count)
+    def fitting_or_exact(self, spans: Sequence[Span]) -> StepShape:
+        """Return `fitting`, or the shape of *spans*, which must be alike, for the eager twin."""
+        (num_tokens,) = {stop - start for _, start, stop in spans}
+        num_pages = bucket_pages(self._cache.num_pages(spans))
+        return self.fitting(spans) or StepShape(len(spans), num_tokens, num_pages=num_pages)
 
     def run(
-        self, slots: Sequence[int], make_inputs: Callable[[], tuple[Tensor, ...]]
+        self, shape: StepShape, spans: Sequence[Span], fill: Callable[[Mapping[str, Array]], None]
     ) -> tuple[Tensor, ...]:
-        """Take one token for each of *slots*; return the outputs of these rows, to keep.
+        """Take a step of *spans*, which are reserved; return the outputs of these rows, to keep.
 
-        make_inputs: called when there is room for the tokens (so that who draws chances draws them
-        once); gives rows filled up to `filled(len(slots))`.
-        Raises: ContextExhausted or CapacityError, before anything is changed.
+        shape: recorded, or any that holds them. fill: writes the fields, all rows of them.
         """
-        count = len(slots)
-        num_idle = self.filled(count) - count
-        needed = max(self._pages_with_one_more(slot) for slot in slots)
-        num_pages = next((pages for pages in self._page_counts if pages >= needed), None)
-        plan = self._cache.decode_plan(
-            [*slots, *[slots[0]] * num_idle], [True] * count + [False] * num_idle, num_pages
-        )
-        inputs = make_inputs()
-        key = (count + num_idle, num_pages or 0, _shapes(inputs))
-        recorded = self._recorded.get(key)
-        if recorded is None:
-            return tuple(output[:count] for output in self._call(plan, *inputs))
+        step, replay = self._recorded.get(shape) or (self._step(shape), None)
+        host = step.staging.host()
+        self._cache.fill_plans(host, shape, spans)
+        fill(host)
+        step.staging.send()
+        if replay is None:
+            return tuple(output[: len(spans)] for output in self._call(step))
         # A replay writes where the last one did: what is kept must be a copy.
-        return tuple(output[:count].clone() for output in recorded(plan, inputs))
+        return tuple(output[: len(spans)].clone() for output in replay())
 
-    def _on(self, plan: AttentionPlan) -> Call:
-        def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-            return self._call(plan, *inputs)
+    def tensor(self, shape: StepShape, name: str) -> Tensor:
+        """Return an input of a recorded step that stays on the device, to be written to."""
+        return self._recorded[shape][0].tensors[name]
+
+    def _step(self, shape: StepShape) -> Step:
+        staging = Staging({**plan_fields(shape), **self._fields(shape)}, self._cache.pool.device)
+        tensors = {**staging.tensors, **self._tensors(shape)}
+        return Step(shape, staging, tensors, self._cache.plans(tensors, shape))
+
+    def _on(self, step: Step) -> Call:
+        def call() -> tuple[Tensor, ...]:
+            return self._call(step)
 
         return call
 
-    def _pages_with_one_more(self, slot: int) -> int:
-        table = self._cache.table
-        return len(table.pages[slot]) + table.pages_needed(slot, table.lengths[slot] + 1)
+
+def _size(shape: StepShape) -> tuple[int, int, int]:
+    return shape.num_rows * shape.num_tokens, shape.num_pages, shape.num_steps
+
+
+def table_pages(cache: PagedKVCache, num_tokens: int) -> int:
+    """Return the pages of rows of at most *num_tokens*."""
+    return -(-min(num_tokens, cache.table.max_tokens) // cache.table.page_size)
 
 
 class RowGraphs:

@@ -4,7 +4,7 @@
 position: token i of a slot stands in page i // page_size of its table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from omni.errors import CapacityError, ContextExhausted
 from omni.minicpmo.model.attention import AttentionGroup, AttentionPlan, kernel_fits
 from omni.minicpmo.model.layers import rotate_keys
+from omni.minicpmo.staging import Field, Staging
 
 WASTE_PAGE = 0  # idle rows and padding write here; it belongs to no slot
 
@@ -27,6 +28,8 @@ class PageTable:
         self.max_tokens = max_tokens
         self.lengths = [0] * num_slots
         self.pages: list[list[int]] = [[] for _ in range(num_slots)]
+        # The same as one array to pick rows from, (slots, pages), zero beyond what is held.
+        self.rows = np.zeros((num_slots, -(-max_tokens // page_size)), dtype=np.int64)
         self._free = list(range(num_pages - 1, WASTE_PAGE, -1))
 
     @property
@@ -59,7 +62,9 @@ class PageTable:
             )
         for slot, length in longest.items():
             for _ in range(self.pages_needed(slot, length)):
-                self.pages[slot].append(self._free.pop())
+                page = self._free.pop()
+                self.rows[slot, len(self.pages[slot])] = page
+                self.pages[slot].append(page)
             self.lengths[slot] = max(self.lengths[slot], length)
 
     def truncate(self, slot: int, length: int) -> None:
@@ -68,13 +73,19 @@ class PageTable:
         self.lengths[slot] = length
         keep = -(-length // self.page_size)
         self._free.extend(reversed(self.pages[slot][keep:]))
+        self.rows[slot, keep : len(self.pages[slot])] = WASTE_PAGE
         del self.pages[slot][keep:]
 
     def index(self, slot: int, start: int, stop: int) -> np.ndarray:
         """Return the place of tokens start..stop-1 of *slot* in the pool laid flat, int64."""
         tokens = np.arange(start, stop, dtype=np.int64)
-        pages = np.asarray(self.pages[slot], dtype=np.int64)
-        return pages[tokens // self.page_size] * self.page_size + tokens % self.page_size
+        return self.places(np.full_like(tokens, slot), tokens)
+
+    def places(self, slots: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Return the places of tokens of slots, both int64 of one shape, in the pool laid flat."""
+        pages = self.rows[slots, tokens // self.page_size]
+        places: np.ndarray = pages * self.page_size + tokens % self.page_size
+        return places
 
     def check_integrity(self) -> None:
         """Assert that every page is free or held once, and slots hold what their lengths need."""
@@ -82,15 +93,45 @@ class PageTable:
         assert sorted(held + self._free) == list(range(1, self.num_pages))
         for length, pages in zip(self.lengths, self.pages, strict=True):
             assert len(pages) == -(-length // self.page_size), (length, pages)
+        for row, pages in zip(self.rows, self.pages, strict=True):
+            assert row[: len(pages)].tolist() == pages and not row[len(pages) :].any()
 
 
-@frozen(kw_only=True)
+Span = tuple[int, int, int]  # slot, first cache index, index behind the last
+
+
+@frozen
 class PrefillRow:
     """New tokens of one slot: behind its cached ones, or from *start* (a hole left by `splice`)."""
 
     slot: int
     num_tokens: int
     start: int | None = None
+
+
+@frozen
+class StepShape:
+    """The size of a step that is always the same: rows of so many tokens, padded to so many pages.
+
+    num_steps: sub-steps, each of which sees what those before it wrote.
+    """
+
+    num_rows: int
+    num_tokens: int = 1
+    num_steps: int = 1
+    num_pages: int = 1
+
+
+_BY_TOKEN = ("positions", "writes", "first", "last")
+
+
+def plan_fields(shape: StepShape) -> dict[str, Field]:
+    """Return the arrays that hold the plans of a step."""
+    by_token = Field((shape.num_steps, shape.num_rows, shape.num_tokens))
+    return {name: by_token for name in _BY_TOKEN} | {
+        "last_token": Field((shape.num_rows,)),
+        "pages": Field((shape.num_rows, shape.num_pages)),
+    }
 
 
 class PagedKVCache:
@@ -153,12 +194,9 @@ class PagedKVCache:
         once.
         Raises: ContextExhausted or CapacityError, before anything is changed.
         """
-        spans = []
-        for row in rows:
-            assert row.num_tokens > 0, row
-            start = self.length(row.slot) if row.start is None else row.start
-            spans.append((row.slot, start, start + row.num_tokens))
-        self.table.grow([(slot, stop) for slot, _, stop in spans])
+        assert all(row.num_tokens > 0 for row in rows), rows
+        spans = self.spans(rows)
+        self.reserve(spans)
         plan = _prefill_plan(self.table, spans, self._is_causal, self._windows, self.pool.device)
         return evolve(plan, uses_kernel=self._uses_kernel)
 
@@ -168,16 +206,86 @@ class PagedKVCache:
         """Reserve one token for each executing row and return a plan of one query a row.
 
         Rows with exec_mask False keep their state: they compute into the waste page. *num_pages*:
-        the KV bucket in pages that every row is padded to (a graph's static shape).
+        to which every row is padded.
         Raises: ContextExhausted or CapacityError, before anything is changed.
         """
-        active = [slot for slot, runs in zip(slots, exec_mask, strict=True) if runs]
-        self.table.grow([(slot, self.length(slot) + 1) for slot in active])
-        longest = max((len(self.table.pages[slot]) for slot in active), default=1)
-        bucket = bucket_pages(longest) if num_pages is None else num_pages
-        assert longest <= bucket, (longest, bucket)
-        plan = _decode_plan(self.table, slots, exec_mask, bucket, self._windows, self.pool.device)
-        return evolve(plan, uses_kernel=self._uses_kernel)
+        spans = self.spans(
+            [PrefillRow(slot, int(runs)) for slot, runs in zip(slots, exec_mask, strict=True)]
+        )
+        self.reserve(spans)
+        shape = StepShape(len(slots), num_pages=num_pages or bucket_pages(self.num_pages(spans)))
+        staging = Staging(plan_fields(shape), self.pool.device)
+        self.fill_plans(staging.host(), shape, spans)
+        staging.send()
+        return self.plans(staging.tensors, shape)[0]
+
+    # --- steps of fixed shape
+
+    def spans(self, rows: Sequence[PrefillRow]) -> list[Span]:
+        """Return where the tokens of *rows* go."""
+        spans = []
+        for row in rows:
+            start = self.length(row.slot) if row.start is None else row.start
+            spans.append((row.slot, start, start + row.num_tokens))
+        return spans
+
+    def reserve(self, spans: Sequence[Span]) -> None:
+        """Count the tokens of *spans* as cached from now on: a step that writes them must follow.
+
+        Raises: ContextExhausted or CapacityError, before anything is changed.
+        """
+        self.table.grow([(slot, stop) for slot, start, stop in spans if stop > start])
+
+    def num_pages(self, spans: Sequence[Span]) -> int:
+        """Return the pages that the longest row has behind *spans*."""
+        return max((-(-stop // self.table.page_size) for _, _, stop in spans), default=1)
+
+    def fill_plans(
+        self, host: Mapping[str, np.ndarray], shape: StepShape, spans: Sequence[Span]
+    ) -> None:
+        """Write the plans of a step of *spans*, which are reserved, into *host*: `plan_fields`.
+
+        Rows without a span or with an empty one sit out, as do tokens and sub-steps behind the end
+        of a row's span: they read and write the waste page.
+        """
+        slot, start, stop = np.zeros((3, shape.num_rows, 1), dtype=np.int64)
+        window = np.full((shape.num_rows, 1), self.table.max_tokens)
+        for row, span in enumerate(spans):
+            slot[row], start[row], stop[row] = span
+            window[row] = self._windows[span[0]] or self.table.max_tokens
+        is_run = stop > start
+        token = np.arange(shape.num_steps * shape.num_tokens)[None]
+        is_real = token < stop - start
+        position = np.where(is_run, np.minimum(start + token, stop - 1), 0)
+        places = np.where(is_real, self.table.places(slot, position), token % self.table.page_size)
+        last = position if self._is_causal else np.broadcast_to(stop - is_run, position.shape)
+        cached = start + token // shape.num_tokens * shape.num_tokens  # before this sub-step
+        first = np.minimum(np.maximum(cached - window, 0), position)
+        for name, values in zip(_BY_TOKEN, (position, places, first, last), strict=True):
+            by_step = values.reshape(shape.num_rows, shape.num_steps, shape.num_tokens)
+            host[name][:] = by_step.swapaxes(0, 1)
+        ends = np.minimum(np.maximum(stop - start, 1), shape.num_tokens)[:, 0]
+        host["last_token"][:] = np.arange(shape.num_rows) * shape.num_tokens + ends - 1
+        pages = self.table.rows[slot[:, 0], : shape.num_pages] * is_run
+        host["pages"][:, : pages.shape[1]] = pages
+        host["pages"][:, pages.shape[1] :] = WASTE_PAGE
+
+    def plans(self, tensors: Mapping[str, Tensor], shape: StepShape) -> tuple[AttentionPlan, ...]:
+        """Return a plan for each sub-step, its values where *tensors* are: `plan_fields`."""
+        order = torch.arange(shape.num_rows * shape.num_tokens, device=self.pool.device)
+        of_row = order.view(shape.num_rows, shape.num_tokens)
+        positions, writes, first, last = (tensors[name] for name in _BY_TOKEN)
+        return tuple(
+            AttentionPlan(
+                positions=positions[step].flatten(),
+                write_index=writes[step].flatten(),
+                output_index=None,
+                last_token=tensors["last_token"],
+                groups=(AttentionGroup(of_row, tensors["pages"], first[step], last[step]),),
+                uses_kernel=self._uses_kernel,
+            )
+            for step in range(shape.num_steps)
+        )
 
     def splice(
         self, slot: int, start: int, removed: int, inserted: int, frequencies: Tensor
@@ -224,56 +332,13 @@ class _Packing:
         self._arrays.append(np.ascontiguousarray(array, dtype=np.int64))
         return len(self._arrays) - 1
 
-    def send(self, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    def send(self, device: torch.device) -> list[Tensor]:
         flat = torch.from_numpy(np.concatenate([array.ravel() for array in self._arrays]))
         if device.type == "cuda":
             flat = flat.pin_memory()
         buffer = flat.to(device, non_blocking=True)
         parts = buffer.split([array.size for array in self._arrays])
-        return buffer, [part.view(a.shape) for part, a in zip(parts, self._arrays, strict=True)]
-
-
-def _decode_plan(
-    table: PageTable,
-    slots: Sequence[int],
-    exec_mask: Sequence[bool],
-    bucket: int,
-    windows: Sequence[int | None],
-    device: torch.device,
-) -> AttentionPlan:
-    num_rows = len(slots)
-    position = np.zeros(num_rows, dtype=np.int64)
-    write = np.zeros(num_rows, dtype=np.int64)
-    pages = np.full((num_rows, bucket), WASTE_PAGE, dtype=np.int64)
-    for row, (slot, runs) in enumerate(zip(slots, exec_mask, strict=True)):
-        if runs:
-            position[row] = table.lengths[slot] - 1
-            pages[row, : len(table.pages[slot])] = table.pages[slot]
-            page = table.pages[slot][position[row] // table.page_size]
-            write[row] = page * table.page_size + position[row] % table.page_size
-    first = np.zeros_like(position)
-    for row, slot in enumerate(slots):
-        first[row] = _first_visible(windows[slot], int(position[row]))
-    packing = _Packing()
-    order = np.arange(num_rows)
-    for array in (position, write, order, order[:, None], pages, first[:, None], position[:, None]):
-        packing.add(array)
-    buffer, sent = packing.send(device)
-    group = AttentionGroup(
-        token_index=sent[3], pages=sent[4], first_visible=sent[5], last_visible=sent[6]
-    )
-    return AttentionPlan(
-        buffer=buffer,
-        positions=sent[0],
-        write_index=sent[1],
-        output_index=None,
-        last_token=sent[2],
-        groups=(group,),
-        uses_kernel=False,
-    )
-
-
-Span = tuple[int, int, int]  # slot, first cache index, index behind the last
+        return [part.view(a.shape) for part, a in zip(parts, self._arrays, strict=True)]
 
 
 def _prefill_plan(
@@ -301,7 +366,7 @@ def _prefill_plan(
         for array in _group_arrays(table, spans, rows, offsets, length, is_causal, windows):
             packing.add(array)
     packing.add(output_index)
-    buffer, sent = packing.send(device)
+    sent = packing.send(device)
     groups = []
     for number, (_, is_fresh) in enumerate(members):
         tokens, pages, first, last = sent[3 + 4 * number : 7 + 4 * number]
@@ -314,7 +379,6 @@ def _prefill_plan(
             )
         )
     return AttentionPlan(
-        buffer=buffer,
         positions=sent[0],
         write_index=sent[1],
         output_index=sent[-1],

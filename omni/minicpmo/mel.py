@@ -13,6 +13,8 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from omni.minicpmo.staging import Array
+
 SAMPLE_RATE_HZ = 16000
 HOP_SAMPLES = 160
 FFT_SAMPLES = 400
@@ -27,8 +29,8 @@ UNIT_SAMPLES = SAMPLE_RATE_HZ
 UNIT_FRAMES = 104
 FIRST_MIN_SAMPLES = 16560  # 1035 ms: a shorter first chunk gets zeros in front
 FIRST_UNIT_SAMPLES = 16480  # 1035 ms floored to whole hops
-_WINDOW_SAMPLES = 17000  # the 104 frames with their margins
-_TAIL_SAMPLES = _WINDOW_SAMPLES - UNIT_SAMPLES  # of it from units before
+WINDOW_SAMPLES = 17000  # the 104 frames with their margins
+_TAIL_SAMPLES = WINDOW_SAMPLES - UNIT_SAMPLES  # of it from units before
 _EDGE_SAMPLES = 40  # the last frame of a buffer reaches so far beyond its end
 _START_SAMPLES = 480  # a buffer that begins 10 units on begins so long before the end of this unit
 _DYNAMIC_FROM_UNIT = 4  # from 5 s of buffered sound on the floor is dynamic
@@ -114,7 +116,8 @@ class MelState:
 class StreamingMel:
     """Seconds of sound -> mel frames with 2 frames of context on each side, for rows of many slots.
 
-    Equal to extracting the whole last 20-30 s anew at every unit. What the floor needs lies on the
+    `take` is the host's part of a step, `frames` the device's. Equal to extracting the whole last
+    20-30 s anew at every unit. What the floor needs lies on the
     device (the loudest value of each unit, of each future buffer start, of the right edge), so
     that a step never waits for the device.
     """
@@ -123,15 +126,16 @@ class StreamingMel:
         self._device = device
         self._extractor = MelExtractor(device)
         self._states = [MelState() for _ in range(num_slots)]
-        self._loudest = torch.full((num_slots, _RING_UNITS), _MIN_LOG, device=device)
-        self._starts = torch.full((num_slots, _RING_STARTS), _MIN_LOG, device=device)
+        # One more: rows of a batch that sit out write there.
+        self._loudest = torch.full((num_slots + 1, _RING_UNITS), _MIN_LOG, device=device)
+        self._starts = torch.full((num_slots + 1, _RING_STARTS), _MIN_LOG, device=device)
 
     def reset(self, slot: int) -> None:
         """Forget the stream of *slot*; the rings need no clearing, they are read by unit number."""
         self._states[slot] = MelState()
 
     def state(self, slot: int) -> MelState:
-        """Return the state of *slot* (read it; `push` and `step` alone change it)."""
+        """Return the state of *slot* (read it; `push` and `take` alone change it)."""
         return self._states[slot]
 
     def push(self, slot: int, samples: np.ndarray) -> None:
@@ -146,29 +150,35 @@ class StreamingMel:
         state.waiting = np.concatenate(parts)
 
     def has_unit(self, slot: int) -> bool:
-        """Say whether `step` can be called for *slot*."""
+        """Say whether `take` can be called for *slot*."""
         state = self._states[slot]
         return len(state.waiting) >= _needed(state)
 
-    def step(self, slots: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Take one unit from each of *slots* (each must have one).
+    def take(self, slots: Sequence[int], rows: Array, sound: Array) -> None:
+        """Take one unit from each of *slots* (each must have one); write what `frames` needs.
+
+        rows: (3, B) int64. sound: (B, 17,000) float32. Rows behind those of *slots* sit out.
+        """
+        rows[:] = [[len(self._states)], [0], [0]]
+        for row, slot in enumerate(slots):
+            state = self._states[slot]
+            rows[:, row] = slot, state.next_unit, _first_buffered(state.next_unit)
+            sound[row] = _take_window(state)
+
+    def frames(self, rows: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a unit of each row sounds like; *rows*, *sound*: from `take`.
 
         Returns mel (B, 80, 104) float32 and is_first (B,) bool: in a first unit frames 0 and 1 are
-        zero, the sound begins at frame 2.
+        zero, the sound begins at frame 2. Moves the rings on; nothing here waits for the device.
         """
-        states = [self._states[slot] for slot in slots]
-        units = [state.next_unit for state in states]
-        rows = torch.tensor([slots, units, [_first_buffered(unit) for unit in units]])
-        row, unit, first = rows.to(self._device, non_blocking=True)
-        sound = torch.from_numpy(np.stack([_take_window(state) for state in states]))
-        windows = _frame_windows(sound.to(self._device, non_blocking=True))
-        log_power = self._extractor.log_power(windows)
+        row, unit, first = rows
+        log_power = self._extractor.log_power(_frame_windows(sound))
         self._note_loudest(row, unit, log_power.amax(dim=1))
         loudest = self._loudest_in_buffer(row, unit, first, log_power[..., UNIT_FRAMES].amax(dim=1))
         floor = torch.where(unit >= _DYNAMIC_FROM_UNIT, loudest - _DYNAMIC_RANGE, _MIN_LOG)
         mel = _scaled(torch.maximum(log_power[..., :UNIT_FRAMES], floor[:, None, None]))
         is_first = unit == 0
-        before = torch.arange(UNIT_FRAMES, device=self._device) < 2
+        before = torch.arange(UNIT_FRAMES, device=sound.device) < 2
         return mel.masked_fill((is_first[:, None] & before)[:, None], 0.0), is_first
 
     def _note_loudest(self, row: Tensor, unit: Tensor, peaks: Tensor) -> None:
@@ -214,7 +224,7 @@ def _take_window(state: MelState) -> np.ndarray:
     new, state.waiting = state.waiting[:count], state.waiting[count:]
     if state.next_unit == 0:
         mirror = new[_MARGIN:0:-1]
-        silence = np.zeros(_WINDOW_SAMPLES - count - _MARGIN, dtype=np.float32)
+        silence = np.zeros(WINDOW_SAMPLES - count - _MARGIN, dtype=np.float32)
         window = np.concatenate((silence, mirror, new))
     else:
         window = np.concatenate((state.tail, new))

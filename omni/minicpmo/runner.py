@@ -18,14 +18,14 @@ from omni.minicpmo.images import Patches, PatchGrid
 from omni.minicpmo.kv_cache import PagedKVCache
 from omni.minicpmo.mel import MAX_PIECE_SAMPLES, MelExtractor
 from omni.minicpmo.sampling import TextSampler, to_device
-from omni.minicpmo.speech_codes import SpeechCall, SpeechCodes, SpeechMode
+from omni.minicpmo.speech_codes import RECORDED_CODES, SpeechCall, SpeechCodes, SpeechMode
 from omni.minicpmo.thinking import Choose, Thinking
 from omni.minicpmo.token2wav import Token2Wav
 from omni.minicpmo.vocoding import Vocoding
 from omni.minicpmo.work import EncodeAudio, EncodeImages, Speak, SpeakOn, Spoken, Waveform
 
-#: Codes that a step adds to each speaking row while others wait to decode; 1.1 ms each on an H100.
-CODES_A_STEP = 5
+#: Codes that a step adds to each speaking row while others wait to decode; 0.6 ms each on an H100.
+CODES_A_STEP = RECORDED_CODES
 #: Turns of at most so many tokens have recorded steps: 150 s of speech.
 _RECORDED_SPEECH_TOKENS = 4096
 
@@ -77,15 +77,17 @@ class Runner:
         self.speech = SpeechCodes(
             model.tts, sizes.num_slots, num_pages, sizes.page_size, pool, uses_kernel
         )
-        self.hearing = Hearing(model.audio, sizes.num_slots)
+        self.hearing = Hearing(model.audio, sizes.num_slots, pool, uses_kernel)
         self.vocoding = Vocoding(token2wav, self.device)
         self._mel = MelExtractor(self.device)
 
     def record(self, batch_sizes: Sequence[int], voice_codes: int) -> None:
-        """Record the graphs of decode, draw, speech and vocoder steps for these batch sizes.
+        """Record the graphs of all steps of a fixed shape for these batch sizes.
 
         voice_codes: of the voice that most sessions speak with.
         """
+        with or_eager("hearing"):
+            self.hearing.record(batch_sizes)
         self.thinking.record(batch_sizes)
         with or_eager("speech"):
             self.speech.record(batch_sizes, _RECORDED_SPEECH_TOKENS)
@@ -169,7 +171,7 @@ class Runner:
         )
 
     def speak(self, slots: Sequence[int]) -> None:
-        """Add one code to each of *slots* (those whose call goes on)."""
+        """Add codes to each of *slots* (those whose call goes on): one, or a recorded step's."""
         self.speech.step(slots)
 
     def spoken(self, slot: int, num_given: int, work: Speak | SpeakOn) -> Spoken | None:

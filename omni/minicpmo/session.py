@@ -171,7 +171,9 @@ class Session:
 
     def open_speech(self, mode: SpeechMode, sampling: CodeSampling) -> None:
         """Begin a spoken turn; `Speak` belongs to it."""
-        self.states.open_speech(self.slot.index, mode, sampling, self.random.random)
+        # Chances of its own: some are drawn ahead of the codes, and words must not miss them.
+        chance = Random(self.random.getrandbits(64)).random
+        self.states.open_speech(self.slot.index, mode, sampling, chance)
 
     def close_speech(self) -> None:
         """End the spoken turn, if there is one."""

@@ -6,19 +6,20 @@ exactly 25. A call's last code, when it is stopped by number, is fed with the ne
 condition, which saves a forward pass and is the same arithmetic.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from torch import Tensor
 
-from omni.minicpmo.code_sampling import CodeRows, CodeSampler, CodeSampling
-from omni.minicpmo.graphs import DecodeGraphs, GraphPool
-from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
-from omni.minicpmo.model.attention import AttentionPlan
+from omni.errors import CapacityError, ContextExhausted
+from omni.minicpmo.code_sampling import CodeSampler, CodeSampling
+from omni.minicpmo.graphs import GraphPool, Step, StepGraphs, table_pages
+from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow, Span, StepShape, bucket_pages
 from omni.minicpmo.model.tts import Tts
 from omni.minicpmo.sampling import to_device
+from omni.minicpmo.staging import Array, Field, Staging
 
 
 class SpeechMode(Enum):
@@ -32,6 +33,9 @@ class SpeechMode(Enum):
 MIN_CHAT_CODES, MAX_CHAT_CODES = 50, 2048
 MAX_HALF_DUPLEX_CODES = 500  # of one call
 DUPLEX_CODES = 25  # of one unit: one second of sound
+#: Codes that a recorded step draws before the host sees them: 24 follow the first code of a unit.
+RECORDED_CODES = 8
+_NO_CODE = -1
 
 
 @frozen(kw_only=True, eq=False)
@@ -55,7 +59,7 @@ class SpeechState:
     """Where one slot stands. codes: of this call. history: what the penalty looks at.
 
     pending: codes given out and not fed yet. recent: the condition and the codes of the call before
-    (only the sliding_recompute attention reads it).
+    (only the sliding_recompute attention reads it). chances: drawn ahead, for the next codes.
     """
 
     mode: SpeechMode
@@ -64,16 +68,23 @@ class SpeechState:
     codes: list[int] = field(factory=list)
     history: list[int] = field(factory=list)
     pending: list[int] = field(factory=list)
+    chances: list[float] = field(factory=list)
     recent: tuple[Tensor, list[int]] | None = None
     min_codes: int = 0
     max_codes: int = 0
     is_speaking: bool = False
 
+    def coming_chances(self, count: int) -> list[float]:
+        """Return the chances of the next *count* codes; those that are taken must be removed."""
+        while len(self.chances) < count:
+            self.chances.append(self.draw_chance())
+        return self.chances[:count]
+
 
 class SpeechCodes:
     """The speech-token model with its cache and one state per slot.
 
-    `start` begins calls and gives each its first code, `step` gives every speaking slot one more; a
+    `start` begins calls and gives each its first code, `step` gives every speaking slot more; a
     slot that is not speaking keeps its state. Slots join between steps.
     """
 
@@ -102,7 +113,9 @@ class SpeechCodes:
             device=weight.device,
             uses_kernel=uses_kernel,
         )
-        self._graphs = DecodeGraphs(self._step_call, self.cache, pool or GraphPool(weight.device))
+        self._graphs = StepGraphs(
+            self._step_call, self.cache, self._fields, pool or GraphPool(weight.device)
+        )
 
     def open_turn(
         self,
@@ -136,6 +149,11 @@ class SpeechCodes:
         """The slots whose call goes on."""
         return [slot for slot, state in self._states.items() if state.is_speaking]
 
+    @property
+    def codes_a_step(self) -> int:
+        """The most codes that `step` gives a slot."""
+        return RECORDED_CODES if self._graphs else 1
+
     def start(self, calls: Sequence[SpeechCall]) -> None:
         """Feed the conditions of *calls* (each slot once, its turn open); draw a first code each.
 
@@ -159,49 +177,84 @@ class SpeechCodes:
     def step(self, slots: Sequence[int] | None = None) -> None:
         """Feed the last code of every speaking slot, or of *slots* among them; draw its next.
 
+        A recorded step draws up to RECORDED_CODES each.
         Raises: CapacityError or ContextExhausted, before anything is changed.
         """
         slots = self.speaking if slots is None else slots
         if not slots:
             return
+        spans, shape = self._reserved(slots)
         states = [self._states[slot] for slot in slots]
-        idle = [states[0]] * (self._graphs.filled(len(slots)) - len(slots))
-        (drawn,) = self._graphs.run(slots, lambda: self._step_inputs(states, idle))
-        self._note(drawn, slots)
+        (drawn,) = self._graphs.run(shape, spans, lambda host: self._fill(host, states, spans))
+        # The host must know each code: it decides who goes on. The one wait of a step.
+        for (slot, start, _), codes in zip(spans, drawn.tolist(), strict=True):
+            taken = [code for code in codes if code != _NO_CODE]
+            self.cache.truncate(slot, start + len(taken))
+            self._note(self._states[slot], taken)
 
     def record(self, batch_sizes: Sequence[int], max_tokens: int) -> None:
         """Record `step` for these batch sizes and turns of at most *max_tokens*."""
-        num_pages = -(-max_tokens // self.cache.table.page_size)
-        idle = SpeechState(SpeechMode.CHAT, CodeSampling(), lambda: 0.0, codes=[0])
+        num_pages = table_pages(self.cache, max_tokens)
         self._graphs.record(
-            batch_sizes, [num_pages], lambda size: self._step_inputs([], [idle] * size)
+            StepShape(size, num_steps=RECORDED_CODES, num_pages=num_pages) for size in batch_sizes
         )
 
-    def _step_inputs(
-        self, states: Sequence[SpeechState], idle: Sequence[SpeechState]
-    ) -> tuple[Tensor, ...]:
-        """Return the tensors of `_step_call`; rows of *idle* sit out and draw no chance."""
-        everyone = [*states, *idle]
-        rows = self._rows(everyone)
-        chances = torch.zeros(len(everyone), dtype=torch.float32)
-        chances[: len(states)] = torch.tensor([state.draw_chance() for state in states])
-        last = torch.tensor([state.codes[-1] for state in everyone])
-        device = self.cache.pool.device
-        given = (to_device(last, device), to_device(chances, device))
-        return (*given, rows.numbers, rows.counts, rows.history)
+    def _reserved(self, slots: Sequence[int]) -> tuple[list[Span], StepShape]:
+        """Make room for the codes of a recorded step, or for one code each."""
+        rows = [PrefillRow(slot, self._num_allowed(slot)) for slot in slots]
+        spans = self.cache.spans(rows)
+        shape = self._graphs.fitting(spans)
+        if shape is not None:
+            try:
+                self.cache.reserve(spans)
+                return spans, shape
+            except (CapacityError, ContextExhausted):
+                pass  # there may be room for one
+        spans = self.cache.spans([PrefillRow(slot, 1) for slot in slots])
+        self.cache.reserve(spans)
+        shape = self._graphs.fitting(spans)
+        return spans, shape or StepShape(
+            len(slots), num_pages=bucket_pages(self.cache.num_pages(spans))
+        )
 
-    def _step_call(
-        self,
-        plan: AttentionPlan,
-        codes: Tensor,
-        chances: Tensor,
-        numbers: Tensor,
-        counts: Tensor,
-        history: Tensor,
-    ) -> tuple[Tensor, ...]:
-        rows = CodeRows(numbers=numbers, counts=counts, history=history)
-        logits = self._tts.decode(codes, plan, self.cache.pool)
-        return (self._sampler.sample(logits, rows, chances),)
+    def _num_allowed(self, slot: int) -> int:
+        state = self._states[slot]
+        return min(RECORDED_CODES, state.max_codes - len(state.codes))
+
+    def _fields(self, shape: StepShape) -> dict[str, Field]:
+        return {
+            "codes": Field((shape.num_rows,)),
+            "allowed": Field((shape.num_rows,)),
+            "chances": Field((shape.num_steps, shape.num_rows), torch.float32),
+            **self._sampler.fields(shape.num_rows),
+        }
+
+    def _fill(
+        self, host: Mapping[str, Array], states: Sequence[SpeechState], spans: Sequence[Span]
+    ) -> None:
+        self._fill_sampling(host, states)
+        host["codes"][:] = host["allowed"][:] = 0
+        for row, (state, (_, start, stop)) in enumerate(zip(states, spans, strict=True)):
+            host["codes"][row] = state.codes[-1]
+            host["allowed"][row] = stop - start
+            host["chances"][: stop - start, row] = state.coming_chances(stop - start)
+
+    def _step_call(self, step: Step) -> tuple[Tensor, ...]:
+        """Return (B, steps) codes; _NO_CODE behind a row's last one."""
+        codes, rows = step.tensors["codes"], self._sampler.sent(step.tensors)
+        drawn = []
+        goes_on = torch.ones_like(codes, dtype=torch.bool)
+        for number, plan in enumerate(step.plans):
+            goes_on = goes_on & (step.tensors["allowed"] > number)
+            # The waste page is the first one: rows whose call has ended write there.
+            write_index = torch.where(goes_on, plan.write_index, 0)
+            plan = evolve(plan, write_index=write_index)
+            logits = self._tts.decode(codes, plan, self.cache.pool)
+            codes = self._sampler.sample(logits, rows, step.tensors["chances"][number])
+            drawn.append(torch.where(goes_on, codes, _NO_CODE))
+            goes_on = goes_on & (codes != self._tts.end_code)
+            rows = rows.after(codes)
+        return (torch.stack(drawn, dim=1),)
 
     def _conditions(self, calls: Sequence[SpeechCall]) -> list[Tensor]:
         """Return (n + markers, C) for each call; the tokens of all calls are projected at once."""
@@ -245,34 +298,39 @@ class SpeechCodes:
     def _take(self, logits: Tensor, slots: Sequence[int]) -> None:
         """Draw one code for each of *slots* and note it."""
         states = [self._states[slot] for slot in slots]
-        chances = torch.tensor([state.draw_chance() for state in states], dtype=torch.float32)
-        rows = self._rows(states)
-        self._note(self._sampler.sample(logits, rows, to_device(chances, logits.device)), slots)
+        fields = {"chances": Field((len(slots),), torch.float32)}
+        staging = Staging({**fields, **self._sampler.fields(len(slots))}, logits.device)
+        host = staging.host()
+        self._fill_sampling(host, states)
+        host["chances"][:] = [state.coming_chances(1)[0] for state in states]
+        staging.send()
+        rows = self._sampler.sent(staging.tensors)
+        drawn = self._sampler.sample(logits, rows, staging.tensors["chances"])
+        for state, code in zip(states, drawn.tolist(), strict=True):
+            self._note(state, [code])
 
-    def _rows(self, states: Sequence[SpeechState]) -> CodeRows:
-        return self._sampler.rows(
+    def _fill_sampling(self, host: Mapping[str, Array], states: Sequence[SpeechState]) -> None:
+        self._sampler.fill(
+            host,
             [state.sampling for state in states],
             [state.history for state in states],
             [state.mode is not SpeechMode.DUPLEX and bool(state.history) for state in states],
-            [len(state.codes) < state.min_codes for state in states],
+            [state.min_codes - len(state.codes) for state in states],
         )
 
-    def _note(self, drawn: Tensor, slots: Sequence[int]) -> None:
-        # The host must know each code: it decides who goes on. The one wait of a step.
-        for slot, code in zip(slots, drawn.tolist(), strict=True):
-            _note(self._states[slot], code, self._tts.end_code)
-
-
-def _note(state: SpeechState, code: int, end_code: int) -> None:
-    if code == end_code:
-        state.is_speaking = False
-        return
-    state.codes.append(code)
-    state.history.append(code)
-    if state.recent is not None:
-        state.recent[1].append(code)
-    if len(state.codes) == state.max_codes:
-        state.is_speaking, state.pending = False, [code]
+    def _note(self, state: SpeechState, codes: Sequence[int]) -> None:
+        """Note *codes* that were drawn."""
+        del state.chances[: len(codes)]
+        for code in codes:
+            if code == self._tts.end_code:
+                state.is_speaking = False
+                return
+            state.codes.append(code)
+            state.history.append(code)
+            if state.recent is not None:
+                state.recent[1].append(code)
+        if len(state.codes) == state.max_codes:
+            state.is_speaking, state.pending = False, [state.codes[-1]]
 
 
 def _bounds(mode: SpeechMode, call: SpeechCall, num_cached: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Thinking: the language model with its cache; prompts and tokens in, next tokens out, batched."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -8,16 +8,21 @@ from attrs import frozen
 from torch import Tensor
 from torch.nn import functional as F
 
-from omni.minicpmo.graphs import DecodeGraphs, GraphPool, RowGraphs, or_eager
-from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
-from omni.minicpmo.model.attention import AttentionPlan
+from omni.minicpmo.graphs import GraphPool, RowGraphs, Step, StepGraphs, or_eager, table_pages
+from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow, Span, StepShape
 from omni.minicpmo.model.llm import Llm
 from omni.minicpmo.sampling import TextRows, TextSampler, TextSampling, to_device
 from omni.minicpmo.session import Session
+from omni.minicpmo.staging import Array, Field
 from omni.minicpmo.work import Draw, Drawn, Fed, Feed, Ids, Part
 
-#: Rows of at most so many tokens have recorded steps; a client stops itself at 8,192.
-_RECORDED_TOKENS = (2048, 8192)
+#: Rows of at most so many cached tokens have recorded steps; a client stops itself at 8,192.
+_RECORDED_TOKENS = 16_384
+#: Prompts are filled up to these. A unit of sound has 13 to 16 tokens, one with a picture 79 to 82.
+_PROMPT_TOKENS = (16, 96)
+#: Tokens of a batch up to which prompts have recorded steps; launching a larger one takes no longer
+#: than computing it (26 ms on an H100).
+_PROMPT_BATCH_TOKENS = 1024
 #: History widths are filled up to it: the published window of duplex, so that one graph serves.
 _HISTORY_TOKENS = 512
 _ANY = TextSampling()
@@ -57,17 +62,26 @@ class Thinking:
         self._sampler = sampler
         self._choose = choose
         self._device = llm.lm_head.weight.device
-        self._decodes = DecodeGraphs(self._decode_call, kv, pool)
+        self._decodes = StepGraphs(self._decode_call, kv, _decode_fields, pool)
+        self._prefills = StepGraphs(
+            self._prefill_call, kv, _prefill_fields, pool, self._prefill_tensors
+        )
         self._draws = RowGraphs(self._draw_narrow, pool)
 
     def record(self, batch_sizes: Sequence[int]) -> None:
-        """Record the steps of one token a row."""
+        """Record the steps of one token a row, those of short prompts, and the draws."""
         weight = self._llm.lm_head.weight
-        page_counts = [-(-tokens // self.kv.table.page_size) for tokens in _RECORDED_TOKENS]
-        ids = torch.zeros(max(batch_sizes), dtype=torch.int64, device=self._device)
+        num_pages = table_pages(self.kv, _RECORDED_TOKENS)
         draw = Draw(logits=weight.new_zeros((1, len(weight)), dtype=torch.float32), sampling=_ANY)
         with or_eager("decode"):
-            self._decodes.record(batch_sizes, page_counts, lambda size: (ids[:size],))
+            self._decodes.record(StepShape(size, num_pages=num_pages) for size in batch_sizes)
+        with or_eager("prefill"):
+            self._prefills.record(
+                StepShape(size, num_tokens, num_pages=num_pages)
+                for num_tokens in _PROMPT_TOKENS
+                for size in batch_sizes
+                if size * num_tokens <= _PROMPT_BATCH_TOKENS
+            )
         with or_eager("draw"):
             self._draws.record(batch_sizes, lambda size: self._draw_inputs([draw] * size, []))
 
@@ -86,35 +100,85 @@ class Thinking:
 
         Raises: ContextExhausted or CapacityError; every slot is then as it was.
         """
-        rows = [_prefill_row(share) for share in shares]
+        spans = self.kv.spans([_prefill_row(share) for share in shares])
+        shape = self._prefills.fitting(spans)
         with self._kept([share.slot for share in shares]):
-            embeds = self._embed(shares)
-            plan = self.kv.prefill_plan(rows)
-            hidden = self._llm(embeds, plan, self.kv.pool)
-            last = hidden.index_select(0, plan.last_token)
-            logits = self._logits(
-                last, [row for row, share in enumerate(shares) if share.wants_logits]
-            )
+            if shape is None:
+                hidden, logits = self._ragged_prefill(shares)
+            else:
+                hidden, logits = self._recorded_prefill(shares, spans, shape)
         return [
-            Fed(hidden=last[row : row + 1], logits=logits.get(row)) for row in range(len(shares))
+            Fed(hidden=hidden[row : row + 1], logits=logits.get(row)) for row in range(len(shares))
         ]
+
+    def _ragged_prefill(self, shares: Sequence[FeedShare]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return each row's last state, and the logits of those that want them."""
+        embeds = self._embed(shares)
+        plan = self.kv.prefill_plan([_prefill_row(share) for share in shares])
+        hidden = self._llm(embeds, plan, self.kv.pool).index_select(0, plan.last_token)
+        wanted = _wanted(shares)
+        if not wanted:
+            return hidden, {}
+        index = to_device(torch.tensor(wanted, dtype=torch.int64), self._device)
+        logits = self._llm.logits(hidden.index_select(0, index), plan.uses_kernel)
+        return hidden, {row: logits[number : number + 1] for number, row in enumerate(wanted)}
+
+    def _recorded_prefill(
+        self, shares: Sequence[FeedShare], spans: Sequence[Span], shape: StepShape
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return the same by a recorded step: every row is filled up to a number of tokens."""
+        self.kv.reserve(spans)
+        embeds = self._prefills.tensor(shape, "embeds")
+        for row, share in enumerate(shares):
+            for place, given in _given(share):
+                embeds[row, place : place + len(given)].copy_(given)
+
+        def fill(host: Mapping[str, Array]) -> None:
+            host["ids"][:] = 0
+            host["is_given"][:] = 0
+            for row, share in enumerate(shares):
+                ids, places = _tokens(share)
+                host["ids"][row, : len(ids)] = ids
+                host["is_given"][row, places] = 1
+
+        hidden, logits = self._prefills.run(shape, spans, fill)
+        return hidden, {row: logits[row : row + 1] for row in _wanted(shares)}
+
+    def _prefill_call(self, step: Step) -> tuple[Tensor, ...]:
+        (plan,) = step.plans
+        looked_up = self._llm.embed(step.tensors["ids"])
+        is_given = step.tensors["is_given"].bool()[..., None]
+        embeds = torch.where(is_given, step.tensors["embeds"], looked_up).flatten(0, 1)
+        hidden = self._llm(embeds, plan, self.kv.pool).index_select(0, plan.last_token)
+        return hidden, self._llm.logits(hidden, plan.uses_kernel)
+
+    def _prefill_tensors(self, shape: StepShape) -> dict[str, Tensor]:
+        weight = self._llm.lm_head.weight
+        return {"embeds": weight.new_zeros(shape.num_rows, shape.num_tokens, weight.shape[1])}
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> list[Fed]:
         """Feed one token a slot.
 
         Raises: ContextExhausted or CapacityError; every slot is then as it was.
         """
-        num_idle = self._decodes.filled(len(slots)) - len(slots)
-        ids = torch.tensor([*tokens, *[0] * num_idle], dtype=torch.int64)
+
+        def fill(host: Mapping[str, Array]) -> None:
+            host["ids"][: len(tokens)] = tokens
+            host["ids"][len(tokens) :] = 0
+
         with self._kept(slots):
-            hidden, logits = self._decodes.run(slots, lambda: (to_device(ids, self._device),))
+            spans = self.kv.spans([PrefillRow(slot, 1) for slot in slots])
+            self.kv.reserve(spans)
+            shape = self._decodes.fitting_or_exact(spans)
+            hidden, logits = self._decodes.run(shape, spans, fill)
         return [
             Fed(hidden=hidden[row : row + 1], logits=logits[row : row + 1])
             for row in range(len(slots))
         ]
 
-    def _decode_call(self, plan: AttentionPlan, ids: Tensor) -> tuple[Tensor, ...]:
-        hidden = self._llm(self._llm.embed(ids), plan, self.kv.pool)
+    def _decode_call(self, step: Step) -> tuple[Tensor, ...]:
+        (plan,) = step.plans
+        hidden = self._llm(self._llm.embed(step.tensors["ids"]), plan, self.kv.pool)
         return hidden, self._llm.logits(hidden, plan.uses_kernel)
 
     def draw(self, works: Sequence[Draw], sessions: Sequence[Session]) -> list[Drawn]:
@@ -175,27 +239,15 @@ class Thinking:
         """Return (N, C): the tokens of all shares, packed."""
         ids: list[int] = []
         places: list[int] = []
-        given: list[Tensor] = []
         for share in shares:
-            for part, start, stop in _slices(share):
-                if isinstance(part, Ids):
-                    ids += part.ids[start:stop]
-                else:
-                    places += range(len(ids), len(ids) + stop - start)
-                    given.append(part.embeds[start:stop])
-                    ids += [0] * (stop - start)
+            of_share, given_at = _tokens(share)
+            places += [len(ids) + place for place in given_at]
+            ids += of_share
         embeds = self._llm.embed(to_device(torch.tensor(ids, dtype=torch.int64), self._device))
-        if given:
+        if given := [part for share in shares for _, part in _given(share)]:
             index = to_device(torch.tensor(places, dtype=torch.int64), self._device)
             embeds.index_copy_(0, index, torch.cat(given).to(embeds.dtype))
         return embeds
-
-    def _logits(self, last: Tensor, wanted: Sequence[int]) -> dict[int, Tensor]:
-        if not wanted:
-            return {}
-        index = to_device(torch.tensor(wanted, dtype=torch.int64), self._device)
-        rows = self._llm.logits(last.index_select(0, index))
-        return {row: rows[number : number + 1] for number, row in enumerate(wanted)}
 
     @contextmanager
     def _kept(self, slots: Sequence[int]) -> Iterator[None]:
@@ -216,6 +268,41 @@ def _prefill_row(share: FeedShare) -> PrefillRow:
         num_tokens=share.count,
         start=None if start is None else start + share.start,
     )
+
+
+def _decode_fields(shape: StepShape) -> dict[str, Field]:
+    return {"ids": Field((shape.num_rows,))}
+
+
+def _prefill_fields(shape: StepShape) -> dict[str, Field]:
+    by_token = Field((shape.num_rows, shape.num_tokens))
+    return {"ids": by_token, "is_given": by_token}
+
+
+def _wanted(shares: Sequence[FeedShare]) -> list[int]:
+    return [row for row, share in enumerate(shares) if share.wants_logits]
+
+
+def _tokens(share: FeedShare) -> tuple[list[int], list[int]]:
+    """Return the ids of a share, 0 where embeddings are given, and the places of these."""
+    ids: list[int] = []
+    places: list[int] = []
+    for part, start, stop in _slices(share):
+        if isinstance(part, Ids):
+            ids += part.ids[start:stop]
+        else:
+            places += range(len(ids), len(ids) + stop - start)
+            ids += [0] * (stop - start)
+    return ids, places
+
+
+def _given(share: FeedShare) -> Iterator[tuple[int, Tensor]]:
+    """Yield the embeddings in a share, each with its place."""
+    place = 0
+    for part, start, stop in _slices(share):
+        if not isinstance(part, Ids):
+            yield place, part.embeds[start:stop]
+        place += stop - start
 
 
 def _slices(share: FeedShare) -> Iterator[tuple[Part, int, int]]:

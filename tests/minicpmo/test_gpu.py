@@ -1,6 +1,7 @@
 """What only a CUDA device can show: the kernel, graphs, staged loading, agreement with the CPU."""
 
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
 from omni.minicpmo.code_sampling import CodeSampling
+from omni.minicpmo.graphs import GraphPool, Step, StepGraphs
 from omni.minicpmo.hearing import Hearing
-from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
+from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow, StepShape
 from omni.minicpmo.model.config import DecoderConfig
 from omni.minicpmo.model.layers import Decoder, Linear, gated_product, product
 from omni.minicpmo.speech_codes import SpeechCall, SpeechCodes, SpeechMode
@@ -129,36 +131,73 @@ def test_a_captured_decode_step_equals_its_eager_twin(on_gpu):
         rows = [PrefillRow(slot=s, num_tokens=20 + s) for s in range(4)]
         on_gpu.llm(embeds(on_gpu, 86, 0), cache.prefill_plan(rows), cache.pool)
     captured, eager = caches
-    static_plan = captured.decode_plan(range(4), [False] * 4, num_pages=8)
-    static_in = embeds(on_gpu, 4, 1)
-    for _ in range(2):
-        on_gpu.llm(static_in, static_plan, captured.pool)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        static_out = on_gpu.llm.logits(on_gpu.llm(static_in, static_plan, captured.pool))
+
+    def call(step: Step) -> tuple[torch.Tensor, ...]:
+        hidden = on_gpu.llm(step.tensors["embeds"], step.plans[0], captured.pool)
+        return (on_gpu.llm.logits(hidden),)
+
+    def static(shape: StepShape) -> dict[str, torch.Tensor]:
+        return {"embeds": embeds(on_gpu, shape.num_rows, 1)}
+
+    graphs = StepGraphs(call, captured, lambda _: {}, GraphPool(torch.device("cuda")), static)
+    shape = StepShape(4, num_pages=8)
+    graphs.record([shape])
 
     for step in range(25):
-        runs = [(row + step) % 3 != 0 for row in range(4)]
-        new = embeds(on_gpu, 4, 10 + step)
-        static_in.copy_(new)
-        static_plan.copy_(captured.decode_plan(range(4), runs, num_pages=8))
-        graph.replay()
-        plan = eager.decode_plan(range(4), runs)
+        slots = [row for row in range(4) if (row + step) % 3]
+        new = embeds(on_gpu, len(slots), 10 + step)
+        graphs.tensor(shape, "embeds")[: len(slots)].copy_(new)
+        spans = captured.spans([PrefillRow(slot, 1) for slot in slots])
+        captured.reserve(spans)
+        (found,) = graphs.run(shape, spans, lambda host: None)
+        plan = eager.decode_plan(slots, [True] * len(slots))
         wanted = on_gpu.llm.logits(on_gpu.llm(new, plan, eager.pool))
-        torch.testing.assert_close(static_out[runs], wanted[runs], rtol=0, atol=1e-4)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
-def test_hearing_on_the_gpu_equals_hearing_on_the_cpu(model, on_gpu):
+def test_recorded_speech_is_that_of_single_steps(on_gpu, expected):
+    """Eight codes a replay, three rows in a graph of four, real draws, ends in mid-replay."""
+    tensors = expected("h_tts").tensors
+    said = []
+    for is_recorded in (True, False):
+        codes = SpeechCodes(on_gpu.tts, num_slots=3, num_pages=60, page_size=16)
+        if is_recorded:
+            codes.record([4], max_tokens=256)
+        for slot in range(3):
+            chance = Random(slot).random
+            codes.open_turn(slot, SpeechMode.HALF_DUPLEX, CodeSampling(), chance)
+        calls = [
+            SpeechCall(
+                slot=slot,
+                text_ids=tensors["text_ids"][slot : slot + 4].cuda(),
+                hidden=tensors["hidden"][slot : slot + 4].cuda(),
+                is_turn_end=True,
+                min_codes=3,
+                max_codes=30 + slot,
+            )
+            for slot in range(3)
+        ]
+        codes.start(calls)
+        while codes.speaking:
+            codes.step()
+        said.append([codes.state(slot).codes for slot in range(3)])
+        codes.cache.table.check_integrity()
+
+    assert said[0] == said[1]
+
+
+def test_hearing_on_the_gpu_recorded_or_not_equals_hearing_on_the_cpu(model, on_gpu):
     sound = np.random.default_rng(3).normal(0, 0.1, 16000 * 6).astype(np.float32)
-    ears = [Hearing(m.audio, num_slots=2) for m in (model, on_gpu)]
+    ears = [Hearing(m.audio, num_slots=2) for m in (model, on_gpu, on_gpu)]
+    ears[2].record([4])
     for unit in range(6):
         heard = []
         for hearing in ears:
             for slot in range(2):
                 hearing.push(slot, sound[16000 * unit :][:16000] * (slot + 1) / 2)
             heard.append(hearing.step([0, 1]).cpu())
-        torch.testing.assert_close(*heard, rtol=0, atol=1e-3)
+        for other in heard[1:]:
+            torch.testing.assert_close(other, heard[0], rtol=0, atol=1e-3)
 
 
 def test_greedy_speech_on_the_gpu_equals_that_on_the_cpu(model, on_gpu, expected):

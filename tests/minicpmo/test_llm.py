@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from omni.minicpmo.checkpoint import MiniCpmO
-from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
+from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow, StepShape, plan_fields
+from omni.minicpmo.staging import Staging
 
 # Largest float64 difference measured by the golden run: 7.5e-6; SDPA against eager 7.6e-6.
 TOLERANCE = 1e-4
@@ -120,23 +121,54 @@ def test_a_decode_step_moves_only_the_rows_that_execute(model, new_cache):
         assert torch.equal(decoded.pool[:, :, pages], before[:, :, pages])
 
 
-def test_a_refilled_plan_computes_as_the_plan_it_was_filled_from(model, new_cache):
-    """A captured graph keeps one plan's memory and is refilled before each replay."""
+def test_steps_of_a_fixed_shape_compute_as_those_made_to_measure(model, new_cache):
+    """A recorded step keeps its memory and is filled anew: rows and tokens beyond it sit out."""
     torch.manual_seed(3)
     size = model.llm.config.decoder.hidden_size
     cache, twin = new_cache(), new_cache()
     rows = [(0, torch.randn(6, size)), (1, torch.randn(3, size))]
     run(model, cache, rows), run(model, twin, rows)
-    static = cache.decode_plan([0, 1], [False, False], num_pages=8)
-    embeds = torch.randn(2, size)
+    shape = StepShape(num_rows=3, num_tokens=4, num_pages=8)
+    staging = Staging(plan_fields(shape), torch.device("cpu"))
+    (plan,) = cache.plans(staging.tensors, shape)
+    for counts in ((2, 4), (4, 1), (3,)):
+        rows = [(slot, torch.randn(count, size)) for slot, count in enumerate(counts)]
+        spans = cache.spans([PrefillRow(slot, len(embeds)) for slot, embeds in rows])
+        padded = torch.randn(3, 4, size)
+        for (slot, embeds) in rows:
+            padded[slot, : len(embeds)] = embeds
 
-    static.copy_(cache.decode_plan([0, 1], [True, True], num_pages=8))
-    hidden = model.llm(embeds, static, cache.pool)
+        cache.reserve(spans)
+        cache.fill_plans(staging.host(), shape, spans)
+        staging.send()
+        hidden = model.llm(padded.flatten(0, 1), plan, cache.pool)
 
-    wanted = model.llm(embeds, twin.decode_plan([0, 1], [True, True]), twin.pool)
-    close(hidden, wanted, 1e-6)
-    with pytest.raises(ValueError, match="other shapes"):
-        static.copy_(cache.decode_plan([0, 1], [True, True], num_pages=12))
+        for (slot, embeds), wanted in zip(rows, run(model, twin, rows), strict=True):
+            close(hidden.unflatten(0, (3, 4))[slot, : len(embeds)], wanted, 1e-5)
+            close(hidden[plan.last_token[slot]], wanted[-1], 1e-5)
+            close(cached(cache, 0, slot), cached(twin, 0, slot), 1e-5)
+
+
+def test_sub_steps_see_what_those_before_them_wrote(model, new_cache):
+    torch.manual_seed(5)
+    size = model.llm.config.decoder.hidden_size
+    cache, twin = new_cache(), new_cache()
+    rows = [(0, torch.randn(6, size)), (1, torch.randn(3, size))]
+    run(model, cache, rows), run(model, twin, rows)
+    shape = StepShape(num_rows=2, num_steps=3, num_pages=8)
+    staging = Staging(plan_fields(shape), torch.device("cpu"))
+    embeds = torch.randn(3, 2, size)
+    spans = cache.spans([PrefillRow(0, 3), PrefillRow(1, 2)])
+
+    cache.reserve(spans)
+    cache.fill_plans(staging.host(), shape, spans)
+    staging.send()
+    plans = cache.plans(staging.tensors, shape)
+    hidden = [model.llm(x, plan, cache.pool) for x, plan in zip(embeds, plans, strict=True)]
+
+    close(torch.stack(hidden)[:, 0], run(model, twin, [(0, embeds[:, 0])])[0], 1e-5)
+    close(torch.stack(hidden)[:2, 1], run(model, twin, [(1, embeds[:2, 1])])[0], 1e-5)
+    close(cached(cache, 1, 1), cached(twin, 1, 1), 1e-5)
 
 
 def test_rolling_back_leaves_no_trace(model, new_cache):

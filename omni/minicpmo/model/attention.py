@@ -5,8 +5,7 @@ the
 attention itself sees rows: those of like length form one padded group, and the query heads that
 share a KV head are folded into the query length, so that keys are read once (measured on an H100
 at 32 rows: 15.1 ms against 25.9 ms for a prefill step). Every shape depends on the plan alone,
-never on values: a plan of fixed shape can be captured in a CUDA graph and refilled with
-`AttentionPlan.copy_`.
+never on values, so that a step with a plan of fixed shape can be captured in a CUDA graph.
 """
 
 import torch
@@ -25,7 +24,7 @@ else:
     HAS_KERNEL = True
 
 
-@frozen(kw_only=True, eq=False)
+@frozen(eq=False)
 class AttentionGroup:
     """Rows of one step that attend together. R rows, T queries each, P pages, all int64.
 
@@ -48,31 +47,16 @@ class AttentionPlan:
     positions: (N,) rotary or learned position. write_index: (N,) page * page_size + offset.
     output_index: (N,) place of each token in the groups' outputs laid end to end, or None when they
     are in order already. last_token: (rows,) the packed place of each row's last token.
-    buffer: the one tensor that all the others are views of. uses_kernel: walk the pages with the
+    uses_kernel: walk the pages with the
     Triton kernel; else gather them with plain torch operations, which any device can.
     """
 
-    buffer: Tensor
     positions: Tensor
     write_index: Tensor
     output_index: Tensor | None
     last_token: Tensor
     groups: tuple[AttentionGroup, ...]
     uses_kernel: bool
-
-    def copy_(self, other: "AttentionPlan") -> None:
-        """Take the values of *other* into this plan's own memory (for a captured graph).
-
-        Raises: ValueError, when *other* was made for another shape.
-        """
-        shapes = [(g.token_index.shape, _shape(g.pages)) for g in self.groups]
-        if shapes != [(g.token_index.shape, _shape(g.pages)) for g in other.groups]:
-            raise ValueError(f"the plan was made for other shapes: {shapes}")
-        self.buffer.copy_(other.buffer)
-
-
-def _shape(tensor: Tensor | None) -> torch.Size | None:
-    return None if tensor is None else tensor.shape
 
 
 def additive_masks(

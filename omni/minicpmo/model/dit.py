@@ -11,7 +11,6 @@ from omni.minicpmo.model.flow_cache import FrameView
 from omni.minicpmo.model.flow_encoder import (
     JoinedLinear,
     join_after_loading,
-    last_frames,
 )
 
 GUIDED = 2  # rows per session: conditional, unconditional
@@ -211,16 +210,52 @@ class ConvBlock(nn.Module):
                 "6": nn.Conv1d(hidden, hidden, CONV_CACHE + 1),
             }
         )
+        self.first, self.second = (FrameProduct(self.block[index]) for index in ("1", "6"))
+        for product in (self.first, self.second):
+            join_after_loading(self, product)
 
     def forward(self, x: Tensor, cache: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """x: (R, T, C). cache: (R, 2C, 2). counts: (R,). Returns (R, T, C) and the new cache."""
-        first, second = cache.chunk(2, 1)
-        x = torch.cat((first, x.transpose(1, 2)), 2)
-        first = last_frames(x, counts, CONV_CACHE)
-        x = F.mish(self.block["3"](self.block["1"](x).transpose(1, 2)))
-        x = torch.cat((second, x.transpose(1, 2)), 2)
-        second = last_frames(x, counts, CONV_CACHE)
-        return self.block["6"](x).transpose(1, 2), torch.cat((first, second), 1)
+        first, second = cache.transpose(1, 2).chunk(2, 2)
+        x = torch.cat((first, x), 1)
+        first = _last_rows(x, counts)
+        x = torch.cat((second, F.mish(self.block["3"](self.first(x)))), 1)
+        second = _last_rows(x, counts)
+        return self.second(x), torch.cat((first, second), 2).transpose(1, 2)
+
+
+class FrameProduct(nn.Module):
+    """A convolution over time as one product of neighbouring frames. Holds a copy of its weight.
+
+    cuDNN turns frames and weights over, and the result back, for every convolution: 17 us of 23 on
+    an H100, 160 times for a second of sound.
+    """
+
+    weight: Tensor
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(conv, nn.Conv1d)
+        self._convs = (conv,)  # a tuple, so that it stays the parent's in its state dict
+        self._width = conv.kernel_size[0]
+        self.register_buffer("weight", torch.empty(0), persistent=False)
+        self.join()
+
+    def join(self) -> None:
+        """Take over the weight as it is now."""
+        self.weight = self._convs[0].weight.detach().transpose(1, 2).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (R, T + width - 1, C). Returns (R, T, C)."""
+        count = x.shape[1] - self._width + 1
+        frames = torch.cat([x[:, at : at + count] for at in range(self._width)], dim=2)
+        return F.linear(frames, self.weight, self._convs[0].bias)
+
+
+def _last_rows(seen: Tensor, counts: Tensor) -> Tensor:
+    """Return (R, CONV_CACHE, C), the last of `seen` (R, CONV_CACHE + T, C), counts (R,) real."""
+    index = counts[:, None] + torch.arange(CONV_CACHE, device=seen.device)
+    return seen.gather(1, index[..., None].expand(-1, -1, seen.shape[2]))
 
 
 class Mlp(nn.Module):

@@ -1,6 +1,7 @@
 """The flow encoder: speech tokens -> mu, 2 mel frames a token, by a streaming conformer."""
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -247,8 +248,15 @@ class JoinedLinear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-def join_after_loading(parent: nn.Module, joined: JoinedLinear) -> None:
-    """Let *joined* take over the weights of its layers whenever *parent* is loaded."""
+class Joined(Protocol):
+    """Holds a copy of weights."""
+
+    def join(self) -> None:
+        """Take over the weights as they are now."""
+
+
+def join_after_loading(parent: nn.Module, joined: Joined) -> None:
+    """Let *joined* take over its weights whenever *parent* is loaded."""
     parent.register_load_state_dict_post_hook(lambda _module, _keys: joined.join())
 
 
