@@ -68,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_status(commands.add_parser("status", help="show what runs, live"))
     _add_drain(commands.add_parser("drain", help="take no new sessions, wait for those that run"))
     _add_doctor(commands.add_parser("doctor", help="check this machine"))
-    _add_keys(commands.add_parser("keys", help="make the keys for workers on other hosts"))
+    _add_keys(commands.add_parser("keys", help="keys of clients, and of workers on other hosts"))
     _add_settings(commands.add_parser("settings", help="print settings.toml with the defaults"))
     return parser
 
@@ -177,13 +177,27 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
     add_settings_arguments(parser)
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="hosts",
+        choices=("hosts", "api", "admin", "list", "remove"),
+        help="hosts (the default): the pair for workers on other hosts; api, admin: a new key for "
+        "clients; list: all of those; remove: one of them",
+    )
+    parser.add_argument("name", nargs="?", default="", help="whose a new key is; which to remove")
     parser.set_defaults(command=_keys)
 
 
 def _keys(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
+    if args.what != "hosts":
+        from omni.security.commands import run_keys  # as below
+
+        return run_keys(settings, args.what, args.name)
     from omni.keys import make_keys  # needs every package of the fabric
 
-    folder = make_keys(settings_of(args).fabric)
+    folder = make_keys(settings.fabric)
     print(f"made {folder}: copy it to the run directory of every host, and keep it secret")
     return 0
 

@@ -15,6 +15,7 @@ from omni.log import log_path, set_up_logging
 from omni.messages import Status, WorkerView
 from omni.process import ROOT
 from omni.progress import Progress
+from omni.security.first_start import key_lines
 from omni.running import Running, announce, hold_run_dir, left_over, stop_running
 from omni.settings import ModelSettings, Settings
 from omni.table import render_table
@@ -33,12 +34,13 @@ def up(settings: Settings, arguments: Sequence[str], gpus: Sequence[str] = ()) -
         port = free_port(settings.web.host, settings.service.gateway_port)
         settings = evolve(settings, service=evolve(settings.service, gateway_port=port))
         announce(lock, Running.of_this_process(address(settings)))
+        keys = key_lines(settings)
         specs = child_specs(
             settings, [*arguments, "--set", f"service.gateway_port={port}"], list(gpus)
         )
 
         def show(children: list[Child], status: Status, took_s: float) -> None:
-            print(ready_table(settings, children, status, took_s), flush=True)
+            print(ready_table(settings, children, status, took_s, keys), flush=True)
 
         launcher = Launcher(settings, specs, Progress(sys.stdout), show)
         return asyncio.run(launcher.run())
@@ -113,15 +115,20 @@ def needs_gpu(model: ModelSettings) -> bool:
 
 
 def ready_table(
-    settings: Settings, children: Sequence[Child], status: Status, took_s: float
+    settings: Settings,
+    children: Sequence[Child],
+    status: Status,
+    took_s: float,
+    keys: Sequence[str] = (),
 ) -> str:
-    """Return what `omni up` prints when everything is ready."""
+    """Return what `omni up` prints when everything is ready. keys: what to say about keys."""
     workers = {worker.name: worker for worker in status.workers}
     rows = [_row(child, workers.get(child.name), settings) for child in children]
     head = ("process", "pid", "gpu", "sessions", "ready after", "log")
     lines = ["", f"  omni is ready after {took_s:.1f} s:  {address(settings)}", ""]
     lines += [f"  {line}" for line in _engine_lines(status)]
     lines += ["", render_table(head, rows), ""]
+    lines += [f"  {line}" for line in keys]
     if settings.web.https and not settings.web.ssl_certfile:
         lines.append("  The certificate is this server's own: the browser warns once; go on.")
     lines.append("  Ctrl-C stops it. Elsewhere: `omni status`, `omni drain`, `omni down`.")
