@@ -113,7 +113,7 @@ def test_export_writes_a_zip_file(data_dir: Path, tmp_path: Path) -> None:
 def test_clean_keeps_a_month_unless_told_otherwise(data_dir: Path) -> None:
     first = orjson.loads(omni_sessions(data_dir, "clean"))
     second = orjson.loads(omni_sessions(data_dir, "clean", "--days", "3650"))
-    third = orjson.loads(omni_sessions(data_dir, "clean", "--max-gb", "0.000001"))
+    third = orjson.loads(omni_sessions(data_dir, "clean", "--max-gb", "0.000000001"))
 
     assert (first["deleted_expired"], first["remaining"]) == (1, 2)
     assert (second["deleted"], third["deleted_capacity"]) == (0, 2)
@@ -125,7 +125,7 @@ def test_a_session_that_runs_is_neither_exported_nor_cleaned(data_dir: Path) -> 
     journal = JournalWriter.create(folder / JOURNAL)
 
     told = omni_sessions(data_dir, "export", "cut", code=1)
-    report = orjson.loads(omni_sessions(data_dir, "clean", "--max-gb", "0.000001"))
+    report = orjson.loads(omni_sessions(data_dir, "clean", "--max-gb", "0.000000001"))
     listed = omni_sessions(data_dir, "list").decode()
     journal.close()
 
