@@ -56,7 +56,7 @@ class R2Dialect:
         fields = read_event(data, binary)
         match kind := fields.text("type"):
             case "session.init":
-                return self._parse_init(fields.section("payload"))
+                return self._parse_init(fields)
             case "input.append":
                 return self._parse_append(fields)
             case "session.close":
@@ -76,7 +76,13 @@ class R2Dialect:
 
     # --- from the client
 
-    def _parse_init(self, payload: Fields) -> Open:
+    def _parse_init(self, fields: Fields) -> Open:
+        try:
+            return self._opening(fields.section("payload"))
+        except ProtocolError as exc:
+            raise self._session.refuse_init(exc) from exc
+
+    def _opening(self, payload: Fields) -> Open:
         config, voice = payload.section("config"), payload.section("voice")
         if payload.choice("mode", "full_duplex", ("full_duplex", "turn_based")) == "turn_based":
             raise ProtocolError("Turns are served at ?mode=chat: connect there")

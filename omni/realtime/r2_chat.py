@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from attrs import define, evolve, field
 
 from omni.engine import ChatMessage, Part, ReplyChunk
-from omni.errors import MissingField, NotReady, UnknownEvent
+from omni.errors import MissingField, NotReady, ProtocolError, UnknownEvent
 from omni.realtime.chat import SOCKET_MAX_NEW_TOKENS, parse_request
 from omni.realtime.dialect import (
     Begin,
@@ -44,7 +44,7 @@ class R2ChatDialect:
         fields = read_event(data, binary)
         match kind := fields.text("type"):
             case "session.init":
-                return self._parse_init(fields.section("payload"))
+                return self._parse_init(fields)
             case "input.append":
                 return self._parse_append(fields)
             case "session.close":
@@ -73,10 +73,14 @@ class R2ChatDialect:
                 self._is_waiting = False
         return self._session.render(notice)
 
-    def _parse_init(self, payload: Fields) -> Begin:
-        payload.choice("mode", "turn_based", ("full_duplex", "turn_based"))
-        _system_prompt(payload)
-        parse_request(_with_defaults(Fields(_ANY_TURN), payload), SOCKET_MAX_NEW_TOKENS)
+    def _parse_init(self, fields: Fields) -> Begin:
+        try:
+            payload = fields.section("payload")
+            payload.choice("mode", "turn_based", ("full_duplex", "turn_based"))
+            _system_prompt(payload)
+            parse_request(_with_defaults(Fields(_ANY_TURN), payload), SOCKET_MAX_NEW_TOKENS)
+        except ProtocolError as exc:
+            raise self._session.refuse_init(exc) from exc
         self._init = payload
         return Begin()
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from attrs import define, field
 
 from omni.engine import UserTranscript
-from omni.errors import ProtocolError
+from omni.errors import ProtocolError, Unusable
 from omni.realtime.dialect import (
     ContextFull,
     Frame,
@@ -58,6 +58,10 @@ class R2Session:
         if ready.recording_id:
             fields["recording_session_id"] = ready.recording_id
         return event("session.created", **fields)
+
+    def refuse_init(self, error: ProtocolError) -> ProtocolError:
+        """Return the error for a wrong `session.init`: its client would wait for an answer."""
+        return error if self.is_created else Unusable(str(error))
 
     def next_response_id(self) -> str:
         """Return an id that no other response of the session has."""
