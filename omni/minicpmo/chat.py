@@ -8,17 +8,25 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from omni.audio import Waveform, float32_from_waveform, waveform_from_float32
-from omni.engine import Buffer, ChatDone, ChatRequest, Part, PrefillDone, ReplyChunk
+from omni.engine import (
+    Buffer,
+    ChatDone,
+    ChatMessage,
+    ChatRequest,
+    Part,
+    PrefillDone,
+    ReplyChunk,
+)
 from omni.errors import ClientError
 from omni.minicpmo.answer import Answer, AnswerRules
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.content import Content, MediaOptions, embedded, read_message
 from omni.minicpmo.outlet import Costs, Outlet
-from omni.minicpmo.prompt import ChatOptions, Prompt, Prompts
+from omni.minicpmo.prompt import ChatOptions, Prompt, Prompts, Span
 from omni.minicpmo.sampling import TextRule, TextSampling
 from omni.minicpmo.session import Session, Surroundings
 from omni.minicpmo.speaker import Speaker, begin_voice
-from omni.minicpmo.system_prompts import Place, VoiceMode, voice_prompt
+from omni.minicpmo.system_prompts import Language, Place, VoiceMode, voice_prompt
 from omni.minicpmo.work import Aside, Fed, Feed, Program, done
 
 #: Texts of one request, together: cutting a million characters into tokens takes a second.
@@ -86,10 +94,18 @@ def answer_turn(
             text=answer.text,
             input_tokens=len(turn.prompt.ids),
             generated_tokens=len(answer.ids),
+            input_audio_tokens=num_places(turn.prompt.audios),
+            input_image_tokens=num_places(turn.prompt.images),
+            speech_tokens=speaker.num_codes if speaker else 0,
             finish_reason=answer.finish_reason,
             costs=costs.total(),
         )
     )
+
+
+def num_places(spans: Sequence[Span]) -> int:
+    """Return how many tokens of a prompt *spans* are."""
+    return sum(span.stop - span.start for span in spans)
 
 
 def _prefill(turn: ChatTurn) -> Program[Fed]:
@@ -127,40 +143,43 @@ def read_turn(request: ChatRequest, around: Surroundings) -> ChatTurn:
     num_chars = sum(len(part.text) for message in messages for part in message.parts)
     if num_chars > MAX_TEXT_CHARS:
         raise ClientError(f"{num_chars} characters of text; at most {MAX_TEXT_CHARS} are taken")
-    voice = _voice(request, around.default_voice)
+    voice = reference_voice(request.voice, messages, around.default_voice)
     options = MediaOptions(max_slices=request.max_slice_nums, hears_videos=request.omni_mode)
     contents = [
         read_message(message.role, message.parts, options, f"messages[{index}].content")
         for index, message in enumerate(messages)
     ]
     if request.speak and all(message.role != "system" for message in messages):
-        contents.insert(0, _voice_message(request, voice))
+        mode: VoiceMode = "omni" if request.omni_mode else "audio_assistant"
+        contents.insert(0, voice_message(mode, "en", voice))
     prompt, kept = fitted(
         around.prompts, contents, _chat_options(request), _max_prompt(request, around.max_tokens)
     )
     return ChatTurn(prompt=prompt, contents=tuple(kept), voice=voice)
 
 
-def _voice(request: ChatRequest, default: Waveform) -> Waveform:
-    """Return the reference recording: the request's, the one in its system message, the default."""
-    if len(request.voice):
-        return waveform_from_float32(request.voice)
+def reference_voice(
+    given: Buffer, messages: Sequence[ChatMessage], default: Waveform
+) -> Waveform:
+    """Return the reference recording: *given*, the one in the system message, or the default."""
+    if len(given):
+        return waveform_from_float32(given)
     recordings = [
         part.data
-        for message in request.messages
+        for message in messages
         for part in message.parts
         if message.role == "system" and part.kind == "audio"
     ]
     return waveform_from_float32(recordings[0]) if recordings else default
 
 
-def _voice_message(request: ChatRequest, voice: Waveform) -> Content:
-    mode: VoiceMode = "omni" if request.omni_mode else "audio_assistant"
+def voice_message(mode: VoiceMode, language: Language, voice: Waveform) -> Content:
+    """Return the published system message that introduces *voice*."""
     parts = [
         Part(kind="audio", data=Buffer(float32_from_waveform(voice)))
         if part is Place.REFERENCE_AUDIO
         else Part(kind="text", text=part)
-        for part in voice_prompt(mode, "en", has_audio=True)
+        for part in voice_prompt(mode, language, has_audio=True)
     ]
     return read_message("system", parts, MediaOptions(), "system")
 

@@ -15,23 +15,20 @@ from omni.engine import (
     Arrival,
     AudioChunk,
     Capabilities,
-    ChatRequest,
     Close,
     Emission,
     Failed,
-    PrepareDuplex,
+    Opening,
     PrepareHalfDuplex,
     SessionEvent,
     SessionInput,
     Slot,
-    SpeakRequest,
     StopAnswer,
-    TranscribeRequest,
 )
 from omni.errors import CapacityError, ClientError, EngineDead, GenerationFailed, OmniError
 from omni.minicpmo.background import Background
 from omni.minicpmo.batches import Batches, Job, is_fatal
-from omni.minicpmo.modes import MODES, Opening, program_of
+from omni.minicpmo.modes import MODES, program_of
 from omni.minicpmo.scheduler import Phase, Scheduler
 from omni.minicpmo.session import Session
 from omni.minicpmo.setup import EngineOptions, Loaded, load_model
@@ -79,6 +76,8 @@ class MiniCPMOEngine:
             modes=MODES,
             num_slots=self._loaded.runner.sizes.num_slots,
             vision=True,
+            reads_aloud=True,
+            writes_down=True,
             languages=("en", "zh"),
             min_chunk_ms=_MIN_CHUNK_MS,
         )
@@ -121,13 +120,11 @@ class MiniCPMOEngine:
         tenant = self._tenants.get(slot.index)
         if tenant is not None and slot.generation < tenant.session.slot.generation:
             return
+        if isinstance(message, Opening):
+            self._end(slot.index)
+            self._open(slot, message)
+            return
         match message:
-            case ChatRequest() | PrepareHalfDuplex() | PrepareDuplex():
-                self._end(slot.index)
-                self._open(slot, message)
-            case SpeakRequest() | TranscribeRequest():
-                text = "this engine reads no texts out and writes no recordings down"
-                self._fail(slot, ClientError(text), fatal=True)
             case Close():
                 self._end(slot.index)
             case AudioChunk() | StopAnswer() if tenant is None or tenant.session.slot != slot:

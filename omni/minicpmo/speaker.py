@@ -70,6 +70,7 @@ class Speaker:
     """The sound of one answer. Call `say` for each group, or `say_whole`; then `finish`.
 
     begun: the strand that puts the vocoder at the start of a turn of the voice (`begin_voice`).
+    num_codes: speech codes so far.
     waits_for_text: the answer is spoken when its text is complete.
     """
 
@@ -79,6 +80,7 @@ class Speaker:
     begun: Strand[None]
     sampling: CodeSampling
     waits_for_text: bool = False
+    num_codes: int = 0
     buffer: CodeBuffer = field(factory=lambda: CodeBuffer.after_silence(Pace.FULL))
     _mode: SpeechMode = SpeechMode.HALF_DUPLEX
     _has_begun: bool = False
@@ -101,11 +103,11 @@ class Speaker:
         if not self._has_begun:
             yield from self._begin()
         spoken = yield from self._call(group, ends_text)
-        self.buffer.push(list(spoken.codes))
+        self._push(spoken)
         while not spoken.is_done and not self.outlet.is_over:
             yield from self._sound(self.buffer.take(ends_turn=False))
             spoken = yield from self._go_on()
-            self.buffer.push(list(spoken.codes))
+            self._push(spoken)
         if not self.outlet.is_over:
             yield from self._sound(self.buffer.take(ends_turn=False))
 
@@ -117,6 +119,10 @@ class Speaker:
         if not self.outlet.is_over:
             yield from self._sound(self.buffer.take(ends_turn=True))
         self.session.close_speech()
+
+    def _push(self, spoken: Spoken) -> None:
+        self.num_codes += len(spoken.codes)
+        self.buffer.push(list(spoken.codes))
 
     def _begin(self) -> Program[None]:
         with self.costs.stage("token2wav"):
