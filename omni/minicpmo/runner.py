@@ -20,8 +20,7 @@ from omni.minicpmo.mel import MAX_PIECE_SAMPLES, MelExtractor
 from omni.minicpmo.sampling import TextSampler, to_device
 from omni.minicpmo.speech_codes import RECORDED_CODES, SpeechCall, SpeechCodes, SpeechMode
 from omni.minicpmo.thinking import Choose, Thinking
-from omni.minicpmo.token2wav import Token2Wav
-from omni.minicpmo.vocoding import Vocoding
+from omni.minicpmo.vocoding import Vocoder, Vocoding
 from omni.minicpmo.work import EncodeAudio, EncodeImages, Speak, SpeakOn, Spoken, Waveform
 
 #: Codes that a step adds to each speaking row while others wait to decode; 0.6 ms each on an H100.
@@ -47,7 +46,7 @@ class Runner:
     def __init__(
         self,
         model: MiniCpmO,
-        token2wav: Token2Wav,
+        token2wav: Vocoder,
         sampler: TextSampler,
         sizes: CacheSizes,
         choose: Choose | None = None,

@@ -26,7 +26,10 @@ from omni.minicpmo.thinking import Choose
 from omni.minicpmo.token2wav import Token2Wav
 from omni.minicpmo.token2wav_assets import Token2WavAssets, load_assets
 from omni.minicpmo.token2wav_calls import Token2WavOptions
+from omni.minicpmo.token2wav_check import MAX_SLOTS as MAX_CHECK_SLOTS
+from omni.minicpmo.token2wav_check import load_check
 from omni.minicpmo.tokenizer import Tokenizer
+from omni.minicpmo.vocoding import Vocoder
 from omni.minicpmo.voice import CODES_PER_S, VoiceAnalyser
 from omni.minicpmo.work import Waveform
 from omni.settings import DuplexSettings, Settings
@@ -139,6 +142,7 @@ def assemble(
     Raises: CheckpointError, SettingsError.
     """
     device, dtype = model.llm.lm_head.weight.device, model.llm.lm_head.weight.dtype
+    settings = _with_slots_of_vocoder(settings)
     _choose_arithmetic(settings, device, dtype)
     flow_dtype = _flow_dtype(device, dtype)
     assets = load_assets(directory / "assets" / "token2wav", device, flow_dtype=flow_dtype)
@@ -152,7 +156,7 @@ def assemble(
         sizes = _sizes_on_gpu(settings, options, model, _measured(assets, vocoder))
     else:
         sizes = _sizes_on_cpu(settings, options, model)
-    token2wav = Token2Wav(assets, evolve(vocoder, num_slots=sizes.num_slots))
+    token2wav = _vocoder(settings, assets, directory, evolve(vocoder, num_slots=sizes.num_slots))
     sampler = TextSampler(tokenizer, model.config.llm.vocab_size, device)
     uses_kernel = choose_attention(settings.model.attn_implementation, device)
     runner = Runner(model, token2wav, sampler, sizes, options.choose, uses_kernel)
@@ -172,6 +176,28 @@ def assemble(
     )
     name = f"MiniCPM-o 4.5 ({directory.name})"
     return Loaded(name=name, runner=runner, around=around, capture_s=capture_s)
+
+
+def _with_slots_of_vocoder(settings: Settings) -> Settings:
+    """Return *settings* with no more slots than the vocoder serves."""
+    if settings.audio.vocoder == "native":
+        return settings
+    slots = min(settings.fabric.slots or MAX_CHECK_SLOTS, MAX_CHECK_SLOTS)
+    return evolve(settings, fabric=evolve(settings.fabric, slots=slots))
+
+
+def _vocoder(
+    settings: Settings, assets: Token2WavAssets, directory: Path, options: Token2WavOptions
+) -> Vocoder:
+    if settings.audio.chat_vocoder != "token2wav":
+        raise SettingsError(
+            f"audio.chat_vocoder = {settings.audio.chat_vocoder!r}: this engine speaks with "
+            "token2wav in every mode; set it to 'token2wav'"
+        )
+    if settings.audio.vocoder == "native":
+        return Token2Wav(assets, options)
+    device = assets.flow.encoder_proj.weight.device
+    return load_check(directory / "assets" / "token2wav", options, device)
 
 
 def _record(runner: Runner, wanted: tuple[int, ...] | None, voice_codes: int) -> float:

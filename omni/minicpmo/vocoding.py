@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from omni.errors import OmniError
 from omni.minicpmo.graphs import or_eager
-from omni.minicpmo.token2wav import SlotChunk, Token2Wav
+from omni.minicpmo.token2wav import SlotChunk, SlotSound
+from omni.minicpmo.token2wav_calls import Token2WavOptions
+from omni.minicpmo.voice import Voice
 from omni.minicpmo.work import Vocode, Waveform
 
 _MAX_RECORDED = 32  # rows; more are vocoded in two steps, as the scheduler's limit says
@@ -36,10 +39,28 @@ class Sounding:
         return torch.cat(self.parts).float().numpy()
 
 
+class Vocoder(Protocol):
+    """Codes -> sound: `Token2Wav`, or the package that checks it."""
+
+    options: Token2WavOptions
+
+    def start_turn(self, slot: int, voice: Voice) -> None:
+        """Put *slot* at the start of a turn spoken by *voice*."""
+
+    def release(self, slot: int) -> None:
+        """Erase *slot*."""
+
+    def step(self, chunks: Sequence[SlotChunk]) -> list[SlotSound]:
+        """Return the sound of *chunks* in their order."""
+
+    def capture(self, batch_sizes: Sequence[int], voice_codes: int) -> int:
+        """Record what can be; return how many graphs there are."""
+
+
 class Vocoding:
     """Makes the sound of many slots; on a GPU it overlaps whatever runs on the main stream."""
 
-    def __init__(self, token2wav: Token2Wav, device: torch.device) -> None:
+    def __init__(self, token2wav: Vocoder, device: torch.device) -> None:
         self.token2wav = token2wav
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
