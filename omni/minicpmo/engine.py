@@ -6,10 +6,12 @@ programs that it served, whose next work may be in a later phase of the same ste
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from random import Random
 
 import torch
+from attrs import frozen
 
 from omni.engine import (
     Arrival,
@@ -43,8 +45,25 @@ _MIN_CHUNK_MS = 1000  # a unit is one second, by training
 _Key = tuple[Strands, AnyStrand]
 
 
+@frozen
+class LoadTimes:
+    """How long a start took, in seconds. load_s: the weights, the other files, the caches."""
+
+    load_s: float
+    capture_s: float
+    warm_up_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"loaded in {self.load_s:.1f} s, steps recorded in {self.capture_s:.1f} s, "
+            f"warmed up in {self.warm_up_s:.1f} s"
+        )
+
+
 class MiniCPMOEngine:
     """Meets `omni.engine.Engine`."""
+
+    load_times: LoadTimes  # once it is loaded
 
     def __init__(
         self,
@@ -64,12 +83,21 @@ class MiniCPMOEngine:
     @torch.inference_mode()
     def load(self, wake: Callable[[], None]) -> Capabilities:
         """Load the checkpoint, size the caches by the memory that is free, capture the graphs."""
+        begun_s = time.monotonic()
         self._loaded = self._load(self._settings, self._options)
+        loaded_s = time.monotonic()
         self._batches = Batches(self._loaded.runner, Scheduler(self._options.limits))
         self._background = Background(wake)
         if self._loaded.runner.device.type == "cuda":
             warm_up(self)
             torch.cuda.synchronize()
+        capture_s = self._loaded.capture_s
+        self.load_times = LoadTimes(
+            load_s=loaded_s - begun_s - capture_s,
+            capture_s=capture_s,
+            warm_up_s=time.monotonic() - loaded_s,
+        )
+        log.info("the model is ready: %s", self.load_times)
         return Capabilities(
             engine="minicpmo",
             model=self._loaded.name,

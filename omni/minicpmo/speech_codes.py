@@ -35,6 +35,8 @@ MAX_HALF_DUPLEX_CODES = 500  # of one call
 DUPLEX_CODES = 25  # of one unit: one second of sound
 #: Codes that a recorded step draws before the host sees them: 24 follow the first code of a unit.
 RECORDED_CODES = 8
+#: Conditions are filled up to these: ten words, markers and a code that waited; at most 19 words.
+_CONDITION_TOKENS = (16, 32)
 _NO_CODE = -1
 
 
@@ -113,8 +115,14 @@ class SpeechCodes:
             device=weight.device,
             uses_kernel=uses_kernel,
         )
-        self._graphs = StepGraphs(
-            self._step_call, self.cache, self._fields, pool or GraphPool(weight.device)
+        pool = pool or GraphPool(weight.device)
+        self._graphs = StepGraphs(self._step_call, self.cache, self._fields, pool)
+        self._starts = StepGraphs(
+            self._start_call,
+            self.cache,
+            lambda shape: self._first_fields(shape.num_rows),
+            pool,
+            self._start_tensors,
         )
 
     def open_turn(
@@ -162,17 +170,68 @@ class SpeechCodes:
         conditions = self._conditions(calls)
         openings = [self._opening(c, part) for c, part in zip(calls, conditions, strict=True)]
         rows = [
-            PrefillRow(slot=call.slot, num_tokens=len(fed), start=0 if restarts else None)
+            PrefillRow(call.slot, len(fed), start=0 if restarts else None)
             for call, (fed, restarts) in zip(calls, openings, strict=True)
         ]
-        plan = self.cache.prefill_plan(rows)
+        spans = self.cache.spans(rows)
+        shape = self._starts.fitting(spans)
+        plan = None if shape else self.cache.prefill_plan(rows)
+        if shape is not None:
+            self.cache.reserve(spans)
         for call, row, condition in zip(calls, rows, conditions, strict=True):
             if row.start == 0:
                 self.cache.truncate(call.slot, row.num_tokens)
             self._begin(call, condition)
-        hidden = self._tts(torch.cat([fed for fed, _ in openings]), plan, self.cache.pool)
-        logits = self._tts.logits(hidden.index_select(0, plan.last_token))
-        self._take(logits, [call.slot for call in calls])
+        states = [self._states[call.slot] for call in calls]
+        fed = [embeds for embeds, _ in openings]
+        if shape is not None:
+            drawn = self._recorded_start(shape, spans, fed, states)
+        else:
+            assert plan is not None
+            hidden = self._tts(torch.cat(fed), plan, self.cache.pool)
+            logits = self._tts.logits(hidden.index_select(0, plan.last_token), plan.uses_kernel)
+            drawn = self._first_codes(logits, states)
+        for state, code in zip(states, drawn.tolist(), strict=True):
+            self._note(state, [code])
+
+    def _recorded_start(
+        self,
+        shape: StepShape,
+        spans: Sequence[Span],
+        fed: Sequence[Tensor],
+        states: Sequence[SpeechState],
+    ) -> Tensor:
+        """Return the first code of each row, (B,)."""
+        embeds = self._starts.tensor(shape, "embeds")
+        for row, given in enumerate(fed):
+            embeds[row, : len(given)].copy_(given)
+        (drawn,) = self._starts.run(shape, spans, lambda host: self._fill_first(host, states))
+        return drawn
+
+    def _start_call(self, step: Step) -> tuple[Tensor, ...]:
+        (plan,) = step.plans
+        hidden = self._tts(step.tensors["embeds"].flatten(0, 1), plan, self.cache.pool)
+        logits = self._tts.logits(hidden.index_select(0, plan.last_token), plan.uses_kernel)
+        rows = self._sampler.sent(step.tensors)
+        return (self._sampler.sample(logits, rows, step.tensors["chances"]),)
+
+    def _start_tensors(self, shape: StepShape) -> dict[str, Tensor]:
+        weight = self._tts.head.weight
+        return {"embeds": weight.new_zeros(shape.num_rows, shape.num_tokens, weight.shape[1])}
+
+    def _first_fields(self, num_rows: int) -> dict[str, Field]:
+        return {"chances": Field((num_rows,), torch.float32), **self._sampler.fields(num_rows)}
+
+    def _fill_first(self, host: Mapping[str, Array], states: Sequence[SpeechState]) -> None:
+        self._fill_sampling(host, states)
+        host["chances"][: len(states)] = [state.coming_chances(1)[0] for state in states]
+
+    def _first_codes(self, logits: Tensor, states: Sequence[SpeechState]) -> Tensor:
+        staging = Staging(self._first_fields(len(states)), logits.device)
+        self._fill_first(staging.host(), states)
+        staging.send()
+        rows = self._sampler.sent(staging.tensors)
+        return self._sampler.sample(logits, rows, staging.tensors["chances"])
 
     def step(self, slots: Sequence[int] | None = None) -> None:
         """Feed the last code of every speaking slot, or of *slots* among them; draw its next.
@@ -193,8 +252,13 @@ class SpeechCodes:
             self._note(self._states[slot], taken)
 
     def record(self, batch_sizes: Sequence[int], max_tokens: int) -> None:
-        """Record `step` for these batch sizes and turns of at most *max_tokens*."""
+        """Record `step` and `start` for these batch sizes and turns of at most *max_tokens*."""
         num_pages = table_pages(self.cache, max_tokens)
+        self._starts.record(
+            StepShape(size, num_tokens, num_pages=num_pages)
+            for num_tokens in _CONDITION_TOKENS
+            for size in batch_sizes
+        )
         self._graphs.record(
             StepShape(size, num_steps=RECORDED_CODES, num_pages=num_pages) for size in batch_sizes
         )
@@ -294,20 +358,6 @@ class SpeechCodes:
         state.codes, state.pending, state.is_speaking = [], [], True
         if state.mode is not SpeechMode.HALF_DUPLEX:
             state.history = []
-
-    def _take(self, logits: Tensor, slots: Sequence[int]) -> None:
-        """Draw one code for each of *slots* and note it."""
-        states = [self._states[slot] for slot in slots]
-        fields = {"chances": Field((len(slots),), torch.float32)}
-        staging = Staging({**fields, **self._sampler.fields(len(slots))}, logits.device)
-        host = staging.host()
-        self._fill_sampling(host, states)
-        host["chances"][:] = [state.coming_chances(1)[0] for state in states]
-        staging.send()
-        rows = self._sampler.sent(staging.tensors)
-        drawn = self._sampler.sample(logits, rows, staging.tensors["chances"])
-        for state, code in zip(states, drawn.tolist(), strict=True):
-            self._note(state, [code])
 
     def _fill_sampling(self, host: Mapping[str, Array], states: Sequence[SpeechState]) -> None:
         self._sampler.fill(

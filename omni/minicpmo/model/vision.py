@@ -174,18 +174,18 @@ class Resampler(nn.Module):
     def _positions(self, grid: PatchGrid, like: Tensor) -> Tensor:
         table = self._position_tables.get(grid)
         if table is None or table.device != like.device or table.dtype != like.dtype:
-            table = position_table(grid, self.config.hidden_size).to(like)
+            table = position_table(grid, self.config.hidden_size, like.device).to(like)
             _remember(self._position_tables, grid, table)
         return table
 
 
-def position_table(grid: PatchGrid, size: int) -> Tensor:
+def position_table(grid: PatchGrid, size: int, device: torch.device | None = None) -> Tensor:
     """Return (rows * columns, size) float32: sin, cos of the column, then sin, cos of the row."""
     rows, columns = grid
-    exponents = torch.arange(size // 4, dtype=torch.float32) / (size / 4)
+    exponents = torch.arange(size // 4, dtype=torch.float32, device=device) / (size / 4)
     omega = 1.0 / 10000**exponents
-    by_column = torch.arange(columns, dtype=torch.float32)[:, None] * omega
-    by_row = torch.arange(rows, dtype=torch.float32)[:, None] * omega
+    by_column = torch.arange(columns, dtype=torch.float32, device=device)[:, None] * omega
+    by_row = torch.arange(rows, dtype=torch.float32, device=device)[:, None] * omega
     column_part = torch.cat((by_column.sin(), by_column.cos()), dim=-1).expand(rows, -1, -1)
     row_part = torch.cat((by_row.sin(), by_row.cos()), dim=-1)[:, None].expand(-1, columns, -1)
     return torch.cat((column_part, row_part), dim=-1).flatten(0, 1)
