@@ -14,9 +14,43 @@ from omni.realtime.chat import HTTP_MAX_NEW_TOKENS, parse_request
 from omni.realtime.chat_session import misfit
 from omni.realtime.media import encode_wav
 from omni.routes.bodies import INLINE_BYTES, read_fields
+from omni.routes.chat_schemas import CHAT_REQUEST
+from omni.routes.describe import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Body,
+    describe,
+    one_of,
+    or_null,
+    record,
+    said,
+)
 from omni.routes.errors import error_reply, json_reply
 from omni.routes.keys import APPS, LINK, RECORDINGS, SETTINGS
 from omni.routes.sockets import new_id
+
+_STATS = ("cached_tokens", "input_tokens", "generated_tokens", "total_tokens")
+_REPLY = record(
+    {
+        "text": TEXT,
+        "audio_path": or_null(TEXT),
+        "audio_data": said(or_null(TEXT), "base64 of a WAV file"),
+        "audio_sample_rate": WHOLE,
+        "tokens_generated": WHOLE,
+        "duration_ms": NUMBER,
+        "prompt": or_null(TEXT),
+        "token_stats": record(dict.fromkeys(_STATS, WHOLE)),
+        "recording_session_id": or_null(TEXT),
+        "finish_reason": one_of("stop", "length", "cancelled"),
+        "error": or_null(TEXT),
+        "success": FLAG,
+        "queue_wait_ms": WHOLE,
+        "estimated_queue_wait_s": NUMBER,
+    }
+)
+_EXAMPLE = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 
 
 @define
@@ -30,6 +64,18 @@ class _Turn:
     failure: str = ""
 
 
+@describe(
+    "Answer one chat turn",
+    tag="Chat",
+    help=(
+        "The answer comes whole; its sound is a WAV file at 24 kHz. A failed answer is 200 with "
+        "`success: false`. Waiting in the queue counts towards `service.request_timeout`; hanging "
+        "up cancels. Unknown keys are ignored."
+    ),
+    body=Body(schema=CHAT_REQUEST, example=_EXAMPLE),
+    reply=_REPLY,
+    errors=(403, 503),
+)
 async def post_chat(request: web.Request) -> web.Response:
     """Answer one request; a client that hangs up cancels it, also while it waits."""
     app = request.app

@@ -35,8 +35,12 @@ _INTRODUCTION = (
     "Everything that a client can ask of an omni server over HTTP. The WebSockets, which carry "
     "live conversations, are listed too, under x-websocket."
 )
+#: Before its route a request passes the gate: two hosts, no key, a foreign origin, too often.
+_GATE_ERRORS = (400, 401, 403, 429)
 #: What a body that cannot be read is answered with. /v1 says 400 for a wrong field, as OpenAI does.
 _BODY_ERRORS = (400, 413, 422)
+#: Given as `Authorization: Bearer KEY`; needed where the server listens beyond this machine.
+_SECURITY = {"key": {"type": "http", "scheme": "bearer"}}
 
 _LOCATION = list_of({"type": ["string", "integer"]})
 _PROBLEM = record({"type": TEXT, "loc": _LOCATION, "msg": TEXT, "input": ANYTHING})
@@ -70,7 +74,11 @@ def openapi_document(app: web.Application) -> dict[str, object]:
         "openapi": "3.1.0",
         "info": {"title": "omni", "version": __version__, "description": _INTRODUCTION},
         "paths": paths,
-        "components": {"schemas": {"Error": _ERROR, "OpenAIError": _OPENAI_ERROR}},
+        "security": [{}, {"key": []}],
+        "components": {
+            "schemas": {"Error": _ERROR, "OpenAIError": _OPENAI_ERROR},
+            "securitySchemes": _SECURITY,
+        },
     }
 
 
@@ -153,7 +161,8 @@ def _body(body: Body) -> dict[str, object]:
 def _responses(route: DescribedRoute) -> dict[str, object]:
     operation = route.operation
     good = {str(reply.status): _reply(reply) for reply in operation.replies}
-    errors = {*operation.errors, *(_BODY_ERRORS if operation.body is not None else ())}
+    of_body = _BODY_ERRORS if operation.body is not None else ()
+    errors = {*operation.errors, *of_body, *_GATE_ERRORS}
     name = "OpenAIError" if route.path.startswith("/v1/") else "Error"
     schema = {"$ref": f"#/components/schemas/{name}"}
     bad = {

@@ -7,6 +7,7 @@ from aiohttp import web
 from omni.errors import NotFound
 from omni.routes.app_table import APPS as ALL_APPS
 from omni.routes.app_table import App
+from omni.routes.describe import TEXT, Reply, describe
 from omni.routes.errors import Handler
 from omni.routes.keys import APPS
 
@@ -31,13 +32,29 @@ HEADERS = {
 }
 
 
+_TAG = "Pages"
+_PAGE = Reply(schema=TEXT, content_types=("text/html",))
+
+
 def add_pages(app: web.Application) -> None:
     """Add `/`, the page of each app, and `/static/`."""
     app.router.add_get("/", _page_of("home.html"))
     app.router.add_get("/signin", _page_of("signin.html"))
+    app.router.add_get("/docs", _page_of("docs.html"))
+    app.router.add_get("/redoc", get_redoc)
     for entry in ALL_APPS:
         app.router.add_get(entry.route, _app_page(entry))
     app.router.add_static("/static/", WEBROOT)
+
+
+@describe(
+    "The documents, by their other name",
+    tag=_TAG,
+    reply=Reply(status=302, content_types=(), help="To /docs"),
+)
+async def get_redoc(request: web.Request) -> web.Response:
+    """Lead to `/docs`."""
+    raise web.HTTPFound("/docs")
 
 
 @web.middleware
@@ -50,6 +67,7 @@ async def page_headers(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 def _page_of(name: str) -> Handler:
+    @describe("A page", tag=_TAG, reply=_PAGE, errors=(404,))
     async def get_page(request: web.Request) -> web.StreamResponse:
         path = WEBROOT / "pages" / name
         if not path.is_file():
@@ -62,6 +80,12 @@ def _page_of(name: str) -> Handler:
 def _app_page(entry: App) -> Handler:
     show = _page_of(entry.page)
 
+    @describe(
+        f"The page of {entry.name}",
+        tag=_TAG,
+        reply=(_PAGE, Reply(status=302, content_types=(), help="The app is off: to the home page")),
+        errors=(404,),
+    )
     async def get_app_page(request: web.Request) -> web.StreamResponse:
         if not request.app[APPS].is_enabled(entry.app_id):
             raise web.HTTPFound("/")

@@ -4,12 +4,47 @@ from aiohttp import web
 
 from omni.errors import Forbidden
 from omni.messages import TicketView
+from omni.routes.describe import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    describe,
+    list_of,
+    record,
+    said,
+)
 from omni.routes.errors import json_reply
 from omni.routes.gate import GUARD, VISITOR
 from omni.routes.keys import LINK
-from omni.routes.status import local_iso, running_tasks
+from omni.routes.status import TASK, local_iso, running_tasks
+
+TAG = "Queue"
+_TICKET_FIELDS = {
+    "ticket_id": TEXT,
+    "request_type": TEXT,
+    "session_id": TEXT,
+    "position": said(WHOLE, "from 1"),
+    "estimated_wait_s": NUMBER,
+    "enqueued_at": TEXT,
+}
+_ITEM = record({**_TICKET_FIELDS, "wait_elapsed_s": NUMBER})
+_TICKET = record({**_TICKET_FIELDS, "cancelled": FLAG})
 
 
+@describe(
+    "See who waits and what runs",
+    tag=TAG,
+    reply=record(
+        {
+            "queue_length": WHOLE,
+            "max_queue_size": WHOLE,
+            "items": list_of(_ITEM),
+            "running_tasks": list_of(TASK),
+        }
+    ),
+    errors=(503,),
+)
 async def get_queue(request: web.Request) -> web.Response:
     """Return all tickets and what runs."""
     status = await request.app[LINK].status()
@@ -27,6 +62,13 @@ async def get_queue(request: web.Request) -> web.Response:
     )
 
 
+@describe(
+    "See one ticket",
+    tag=TAG,
+    help="200 also where it is gone: then `found` is false, and `message` says why.",
+    reply=record({"found": FLAG, "ticket": _TICKET, "message": TEXT}, ["ticket", "message"]),
+    errors=(503,),
+)
 async def get_ticket(request: web.Request) -> web.Response:
     """Return one ticket; 200 also when it is gone."""
     status = await request.app[LINK].status()
@@ -37,6 +79,13 @@ async def get_ticket(request: web.Request) -> web.Response:
     return json_reply({"found": False, "message": text})
 
 
+@describe(
+    "Cancel a ticket",
+    tag=TAG,
+    help='Its socket is told "Cancelled" and closed (1000). `success` is false where it is gone.',
+    reply=record({"success": FLAG}),
+    errors=(503,),
+)
 async def delete_ticket(request: web.Request) -> web.Response:
     """Cancel one ticket; its socket is told. Somebody else's: the admin alone, or anybody.
 

@@ -20,12 +20,32 @@ from omni.realtime.session import Session
 from omni.realtime.socket import ClientSocket
 from omni.recording.layout import clean_id
 from omni.routes.bodies import read_fields
+from omni.routes.describe import FLAG, TEXT, describe, describe_socket, record
 from omni.routes.errors import json_reply
+from omni.routes.gate import GUARD, VISITOR
 from omni.routes.keys import APPS, DIAGNOSTICS, LINK, LIVE, RECORDINGS, SETTINGS
+from omni.routes.socket_schemas import (
+    CHAT_CLIENT,
+    CHAT_SERVER,
+    DUPLEX_CLIENT,
+    DUPLEX_SERVER,
+    HALF_DUPLEX_CLIENT,
+    HALF_DUPLEX_SERVER,
+)
 
 _AUDIO_PREFIXES = ("adx_", "audio_duplex_")
 
 
+@describe_socket(
+    "Talk in full duplex",
+    tag="Conversation",
+    help=(
+        "Sound in chunks of about 1 s, and pictures where the id does not begin with `adx_` or "
+        "`audio_duplex_`. Exactly one `result` answers each chunk."
+    ),
+    client=DUPLEX_CLIENT,
+    server=DUPLEX_SERVER,
+)
 async def duplex(request: web.Request) -> web.StreamResponse:
     """Serve `/ws/duplex/{session_id}`."""
     client_id = clean_id(request.match_info["session_id"])
@@ -43,6 +63,13 @@ async def duplex(request: web.Request) -> web.StreamResponse:
     return await _serve(request, session, DuplexDialect(mode))
 
 
+@describe_socket(
+    "Talk hands-free, turn by turn",
+    tag="Conversation",
+    help="The server hears where speech begins and ends, and answers then.",
+    client=HALF_DUPLEX_CLIENT,
+    server=HALF_DUPLEX_SERVER,
+)
 async def half_duplex(request: web.Request) -> web.StreamResponse:
     """Serve `/ws/half_duplex/{session_id}`."""
     request.app[APPS].require("half_duplex_audio")
@@ -55,6 +82,13 @@ async def half_duplex(request: web.Request) -> web.StreamResponse:
     return await _serve(request, session, HalfDuplexDialect(settings.web.half_duplex_timeout_s))
 
 
+@describe_socket(
+    "Chat in a stream, one turn a socket",
+    tag="Chat",
+    help="The request is that of `POST /api/chat`, with `max_new_tokens` 256 unless it says more.",
+    client=CHAT_CLIENT,
+    server=CHAT_SERVER,
+)
 async def chat(request: web.Request) -> web.StreamResponse:
     """Serve `/ws/chat`."""
     request.app[APPS].require("turnbased")
@@ -68,12 +102,21 @@ async def chat(request: web.Request) -> web.StreamResponse:
     return await _serve(request, session, ChatDialect())
 
 
+@describe(
+    "Cut the answer of a half-duplex session",
+    tag="Conversation",
+    help="Its turn ends with the text so far.",
+    body=record({"session_id": TEXT}),
+    reply=record({"success": FLAG, "message": TEXT}),
+)
 async def stop_half_duplex(request: web.Request) -> web.Response:
     """Cut the running answer of a half-duplex session; its turn ends with the text so far."""
     fields = await read_fields(request)
     connection = request.app[LIVE].find(clean_id(fields.text("session_id")))
     if connection is None or not isinstance(connection.session, HalfDuplexSession):
         return json_reply({"success": False, "message": "No such half-duplex session"})
+    if not request.app[GUARD].may_end(request[VISITOR], connection.session.client_id):
+        raise Forbidden("This session is another key's: the admin key is needed")
     actions = connection.session.stop_answer()
     await connection.perform(actions)
     text = "Stopping the answer" if actions else "No answer is running"

@@ -7,6 +7,17 @@ from aiohttp import web
 
 from omni import __version__
 from omni.messages import RequestType, Status, TaskView, WorkerView
+from omni.routes.describe import (
+    FLAG,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    describe,
+    list_of,
+    one_of,
+    or_null,
+    record,
+)
 from omni.routes.errors import json_reply
 from omni.routes.keys import LINK, LIVE
 
@@ -19,6 +30,62 @@ _BUSY: dict[RequestType, str] = {
 }
 
 
+TAG = "Service"
+_STATES = ("offline", "loading", "idle", "error", "duplex_paused", *sorted(set(_BUSY.values())))
+#: Of what runs now; `/api/queue` shows it, too.
+TASK = record(
+    {
+        "worker_id": TEXT,
+        "request_type": TEXT,
+        "session_id": TEXT,
+        "started_at": TEXT,
+        "elapsed_s": NUMBER,
+        "estimated_remaining_s": NUMBER,
+    }
+)
+_COUNTS = (
+    "total_workers",
+    "idle_workers",
+    "busy_workers",
+    "duplex_workers",
+    "loading_workers",
+    "error_workers",
+    "offline_workers",
+    "queue_length",
+    "max_queue_size",
+    "total_slots",
+    "busy_slots",
+    "free_slots",
+)
+_WORKER = record(
+    {
+        "worker_id": TEXT,
+        "host": TEXT,
+        "port": WHOLE,
+        "gpu_id": WHOLE,
+        "gpu": TEXT,
+        "pid": WHOLE,
+        "status": one_of(*_STATES),
+        "state": TEXT,
+        "num_slots": WHOLE,
+        "busy_slots": WHOLE,
+        "current_session_id": or_null(TEXT),
+        "total_requests": WHOLE,
+        "avg_inference_time_ms": NUMBER,
+        "last_heartbeat": or_null(TEXT),
+        "current_request_type": or_null(TEXT),
+        "task_started_at": or_null(TEXT),
+        "restarts": WHOLE,
+        "model": or_null(TEXT),
+    }
+)
+
+
+@describe(
+    "Ask whether the server answers",
+    tag=TAG,
+    reply=record({"status": TEXT, "timestamp": TEXT, "version": TEXT, "broker": FLAG}),
+)
 async def get_health(request: web.Request) -> web.Response:
     """Say that this process answers, and whether it reaches the broker."""
     return json_reply(
@@ -31,6 +98,15 @@ async def get_health(request: web.Request) -> web.Response:
     )
 
 
+@describe(
+    "Get the counts",
+    tag=TAG,
+    help="What pages poll: workers by state, slots, the length of the queue and what runs.",
+    reply=record(
+        {"gateway_healthy": FLAG, **dict.fromkeys(_COUNTS, WHOLE), "running_tasks": list_of(TASK)}
+    ),
+    errors=(503,),
+)
 async def get_status(request: web.Request) -> web.Response:
     """Return the counts that pages poll."""
     status = await request.app[LINK].status()
@@ -57,6 +133,12 @@ async def get_status(request: web.Request) -> web.Response:
     )
 
 
+@describe(
+    "List the workers",
+    tag=TAG,
+    reply=record({"total": WHOLE, "workers": list_of(_WORKER)}),
+    errors=(503,),
+)
 async def get_workers(request: web.Request) -> web.Response:
     """Return every worker."""
     status = await request.app[LINK].status()
@@ -65,6 +147,15 @@ async def get_workers(request: web.Request) -> web.Response:
     return json_reply({"total": len(workers), "workers": workers})
 
 
+@describe(
+    "List the workers' caches",
+    tag=TAG,
+    help="They are empty between sessions, so this is each worker's state.",
+    reply=record(
+        {"workers": list_of(record({"worker_id": TEXT, "status": one_of(*_STATES)}))}
+    ),
+    errors=(503,),
+)
 async def get_cache(request: web.Request) -> web.Response:
     """Return the workers again; their caches are empty between sessions."""
     status = await request.app[LINK].status()

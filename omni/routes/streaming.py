@@ -10,47 +10,14 @@ from omni.realtime.streaming import StreamingDialect
 from omni.realtime.streaming_session import StreamingSession
 from omni.recording.layout import clean_id
 from omni.routes.bodies import read_fields
-from omni.routes.describe import (
-    FLAG,
-    NUMBER,
-    TEXT,
-    WHOLE,
-    Body,
-    Event,
-    describe,
-    describe_socket,
-    list_of,
-    or_null,
-    record,
-)
+from omni.routes.describe import FLAG, TEXT, Body, describe, describe_socket, list_of, record
 from omni.routes.errors import json_reply
+from omni.routes.gate import GUARD, VISITOR
 from omni.routes.keys import APPS, LIVE, SETTINGS
+from omni.routes.socket_schemas import STREAMING_CLIENT, STREAMING_SERVER
 from omni.routes.sockets import endpoint_of, new_id, require_origin
 from omni.routes.status import worker_id
 
-_PREFILL = record(
-    {
-        "messages": list_of(record({"role": TEXT, "content": {}})),
-        "ref_audio_base64": TEXT,
-        "tts_ref_audio_base64": TEXT,
-        "max_slice_nums": WHOLE,
-    },
-    optional=["ref_audio_base64", "tts_ref_audio_base64", "max_slice_nums"],
-)
-_GENERATE = record(
-    {"generate_audio": FLAG, "max_new_tokens": WHOLE, "length_penalty": NUMBER},
-    optional=["generate_audio", "max_new_tokens", "length_penalty"],
-)
-_CHUNK = record(
-    {
-        "chunk_index": WHOLE,
-        "text_delta": TEXT,
-        "audio_data": or_null(TEXT),
-        "audio_sample_rate": WHOLE,
-        "is_final": FLAG,
-        "duration_ms": WHOLE,
-    }
-)
 _STOPPED = record({"worker_id": TEXT, "success": FLAG, "message": TEXT})
 
 
@@ -61,21 +28,8 @@ _STOPPED = record({"worker_id": TEXT, "success": FLAG, "message": TEXT})
         "The demo's older chat: one socket, many turns. `prefill` brings the conversation and "
         "asks for a slot, `generate` for the answer; after `done` the slot is free."
     ),
-    client=(
-        Event(type="prefill", help="the conversation", fields=_PREFILL),
-        Event(type="generate", help="ask for the answer", fields=_GENERATE),
-        Event(type="stop", help="stop the turn: done.stopped is true"),
-        Event(type="close", help="end"),
-    ),
-    server=(
-        Event(type="queued", help="it waits"),
-        Event(type="queue_update", help="its place changed, or 3 s passed"),
-        Event(type="queue_done", help="it has a slot"),
-        Event(type="prefill_done", help="generate may come"),
-        Event(type="chunk", help="a piece of the answer", fields=_CHUNK),
-        Event(type="done", help="the turn is over; token_stats tells the tokens"),
-        Event(type="error", help="what was wrong"),
-    ),
+    client=STREAMING_CLIENT,
+    server=STREAMING_SERVER,
 )
 async def streaming(request: web.Request) -> web.StreamResponse:
     """Serve `/ws/streaming/{session_id}`; without an id the session gets one."""
@@ -95,7 +49,10 @@ async def streaming(request: web.Request) -> web.StreamResponse:
 @describe(
     "Stop streaming answers",
     tag="Chat",
-    help="Of one session, or of all where none is named. Each stopped turn ends with its `done`.",
+    help=(
+        "Of one session, or of all where none is named; where keys are needed, of one's own alone. "
+        "Each stopped turn ends with its `done`."
+    ),
     body=Body(schema=record({"session_id": TEXT}, optional=["session_id"]), required=False),
     reply=record(
         {"success": FLAG, "message": TEXT, "stopped": list_of(_STOPPED)},
@@ -107,12 +64,13 @@ async def stop_streaming(request: web.Request) -> web.Response:
     client_id = ""
     if await request.read():
         client_id = clean_id((await read_fields(request)).text("session_id"))
-    stopped = []
-    for connection in request.app[LIVE].all():
-        session = connection.session
-        if isinstance(session, StreamingSession) and client_id in ("", session.client_id):
-            if session.is_answering:
-                stopped.append(await _stop(connection, session))
+    stopped = [
+        await _stop(connection, session)
+        for connection in request.app[LIVE].all()
+        if isinstance(session := connection.session, StreamingSession)
+        if client_id in ("", session.client_id) and session.is_answering
+        if request.app[GUARD].may_end(request[VISITOR], session.client_id)
+    ]
     if not stopped:
         return json_reply({"success": False, "message": "No streaming worker found"})
     return json_reply({"success": True, "stopped": stopped})

@@ -72,3 +72,8 @@ export async function signIn(key) {
     return "unreachable";
   }
 }
+
+/** The OpenAPI document of this server; null when it does not answer. */
+export async function getDocument() {
+  return getJson("/openapi.json");
+}
