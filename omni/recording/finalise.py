@@ -31,6 +31,7 @@ from omni.recording.layout import (
     META,
     RECORDING,
     REPLAY_CAPTIONS,
+    REPLAY_PEAKS,
     REPLAY_SOUND,
     REPLAY_VIDEO,
     SUBFOLDERS,
@@ -38,7 +39,7 @@ from omni.recording.layout import (
     write_json,
 )
 from omni.recording.meta import Config, config_of, meta_document
-from omni.recording.replay import Slot, merged_sound, timeline
+from omni.recording.replay import Peaks, Slot, merged_sound, timeline
 from omni.recording.replay_video import make_video
 from omni.recording.turn_files import TurnFiles
 
@@ -136,8 +137,11 @@ def _write_meta(folder: Path, began: Began, told: _Told, size_bytes: int | None 
 def _replay(folder: Path, began: Began, recording: Document) -> None:
     """Make the merged replay and name it in *recording*; without a film, the sound is enough."""
     slots = timeline(folder, recording["chunks"])
-    _write_sound(folder, slots)
+    for chunk, slot in zip(recording["chunks"], slots, strict=True):
+        chunk["replay_ts_ms"] = round(slot.begin_s * 1000, 1)
+    write_json(folder / REPLAY_PEAKS, _write_sound(folder, slots))
     recording["merged_replay"] = REPLAY_SOUND
+    recording["merged_peaks"] = REPLAY_PEAKS
     cues = cues_of(slots)
     if cues:
         (folder / REPLAY_CAPTIONS).write_text(as_webvtt(cues), "utf-8")
@@ -146,13 +150,16 @@ def _replay(folder: Path, began: Began, recording: Document) -> None:
         recording["merged_replay_video"] = REPLAY_VIDEO
 
 
-def _write_sound(folder: Path, slots: Sequence[Slot]) -> None:
-    new = folder / f".{REPLAY_SOUND}.new"
+def _write_sound(folder: Path, slots: Sequence[Slot]) -> Document:
+    """Write the merged sound, and return how loud either side is when."""
+    new, peaks = folder / f".{REPLAY_SOUND}.new", Peaks()
     with wave.open(str(new), "wb") as file:
         file.setparams((2, 2, INPUT_HZ, 0, "NONE", ""))
         for piece in merged_sound(folder, slots):
             file.writeframesraw(piece)
+            peaks.add(piece)
     os.replace(new, folder / REPLAY_SOUND)
+    return peaks.document()
 
 
 def _write_film(folder: Path, slots: Sequence[Slot], cues: Sequence[Cue]) -> bool:

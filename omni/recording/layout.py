@@ -24,6 +24,7 @@ SUBFOLDERS = (USER_AUDIO, USER_FRAMES, USER_IMAGES, USER_VIDEOS, AI_AUDIO)
 REPLAY_SOUND = "merged_replay.wav"
 REPLAY_VIDEO = "merged_replay.mp4"
 REPLAY_CAPTIONS = "merged_replay.vtt"
+REPLAY_PEAKS = "merged_peaks.json"
 UPLOAD = "frontend_replay"
 
 #: What may be fetched, with the type that it is served as whatever it holds.

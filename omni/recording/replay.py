@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import define, field, frozen
 
 from omni.audio import INPUT_HZ, OUTPUT_HZ, StreamResampler, Waveform, pcm16_from_waveform
 from omni.errors import ProtocolError
@@ -20,6 +20,9 @@ _MIN_SLOT_SAMPLES = INPUT_HZ
 CAPTION_LINGER_S = 1.5
 #: A slot of the user's rate in whole samples of the answer's rate, 3 to 2.
 _EVEN = 2
+_PEAKS_HZ = 10
+#: Of one bin: two channels of two bytes.
+_PEAK_BYTES = INPUT_HZ // _PEAKS_HZ * 4
 
 
 @frozen(kw_only=True)
@@ -93,6 +96,29 @@ def merged_sound(folder: Path, slots: Sequence[Slot]) -> Iterator[bytes]:
         ready = owed if is_last else min(owed, right.size)
         yield _stereo(left, _fitted(right[:ready], ready))
         right, owed = right[ready:], owed - ready
+
+
+@define
+class Peaks:
+    """The loudest moment of either side in each tenth of a second, in percent of full scale."""
+
+    _held: bytes = field(default=b"", init=False)
+    _user: list[int] = field(factory=list, init=False)
+    _ai: list[int] = field(factory=list, init=False)
+
+    def add(self, piece: bytes) -> None:
+        """Take the next piece of stereo PCM16."""
+        self._held += piece
+        whole = len(self._held) // _PEAK_BYTES * _PEAK_BYTES
+        samples = np.frombuffer(self._held[:whole], "<i2").astype(np.int32)
+        bins = np.abs(samples.reshape(-1, _PEAK_BYTES // 4, 2)).max(axis=1) * 100 // 32_768
+        self._user += bins[:, 0].tolist()
+        self._ai += bins[:, 1].tolist()
+        self._held = self._held[whole:]
+
+    def document(self) -> Document:
+        """Return what the viewer draws."""
+        return {"bins_per_s": _PEAKS_HZ, "user": self._user, "ai": self._ai}
 
 
 def read_wav(folder: Path, name: str) -> Waveform:
