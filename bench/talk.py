@@ -14,7 +14,8 @@ from bench import report
 from bench.server import running
 from bench.speech import load_voice, speak
 from omni.audio import INPUT_HZ, Waveform
-from omni.client import Exchange, Talker, TalkMode
+from omni.client import Exchange, Talker
+from omni.conversations import TalkMode, ask
 from omni.errors import OmniError
 
 QUESTIONS = (
@@ -79,7 +80,7 @@ async def _ask_all(
         for number in range(rounds * len(questions)):
             question = questions[(first + number) % len(questions)]
             try:
-                exchanges.append(await Talker(url, verify=False).ask(mode, question))
+                exchanges.append(await ask(Talker(url, verify=False), mode, question))
             except (OmniError, TimeoutError) as exc:
                 failures.append(str(exc))
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import aiohttp
 
 from omni.audio import INPUT_HZ, OUTPUT_HZ, Waveform, resample
-from omni.client import Event, Exchange, Talker, TalkMode, is_loopback
-from omni.errors import ClientError, OmniError
+from omni.client import Event, Exchange, Talker, is_loopback
+from omni.conversations import DIALECTS, MODES, ask, default_mode
+from omni.errors import OmniError
 from omni.process import add_settings_arguments, settings_of
 from omni.running import find_running
 from omni.wav import wav_from_waveform, waveform_from_wav
@@ -20,11 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Ask once, print the answer, and return the exit code."""
     args = _parser().parse_args(argv)
     try:
-        talker = Talker(_url(args), not args.insecure, args.chunk_ms, _tell_wait)
-        mode, question = _question(args)
+        talker = Talker(_url(args), not args.insecure, _tell_wait, args.key)
+        question = _question(args)
+        mode = args.mode or default_mode(args.dialect, isinstance(question, str))
         if talker.url.startswith("https") and is_loopback(talker.url):
             print("note: the server is on this machine; its own certificate is trusted unchecked")
-        exchange = asyncio.run(talker.ask(mode, question))
+        exchange = asyncio.run(ask(talker, mode, question, args.dialect, args.chunk_ms))
     except (OmniError, OSError, aiohttp.ClientError, TimeoutError) as exc:
         print(f"omni talk: {str(exc) or type(exc).__name__}", file=sys.stderr)
         return 1
@@ -35,13 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _question(args: argparse.Namespace) -> tuple[TalkMode, Waveform | str]:
+def _question(args: argparse.Namespace) -> Waveform | str:
     if args.text:
-        if args.mode not in (None, "chat"):
-            raise ClientError(f"--text goes with --mode chat; --mode {args.mode} takes --in FILE")
-        return "chat", args.text
+        return str(args.text)
     samples, rate_hz = waveform_from_wav(Path(args.input).read_bytes())
-    return args.mode or "duplex", resample(samples, rate_hz, INPUT_HZ)
+    return resample(samples, rate_hz, INPUT_HZ)
 
 
 def _url(args: argparse.Namespace) -> str:
@@ -56,7 +57,7 @@ def _url(args: argparse.Namespace) -> str:
 
 
 def _tell_wait(event: Event) -> None:
-    if event["type"] in ("queued", "queue_update"):
+    if event["type"].removeprefix("session.") in ("queued", "queue_update"):
         wait_s = event.get("estimated_wait_s", 0)
         print(f"waiting: place {event.get('position')}, about {wait_s:.0f} s", file=sys.stderr)
 
@@ -85,7 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--text", help="the question, written (mode chat)")
     parser.add_argument("--out", metavar="WAV", help="write the answer's sound there")
     parser.add_argument(
-        "--mode", choices=("duplex", "half", "chat"), help="default: duplex; chat for --text"
+        "--dialect", choices=DIALECTS, default="demo", help="the protocol to speak (default: demo)"
+    )
+    parser.add_argument(
+        "--mode", choices=MODES, help="default: chat for --text, half for openai, else duplex"
+    )
+    parser.add_argument(
+        "--key", default=os.environ.get("OMNI_KEY", ""), help="API key; default: $OMNI_KEY"
     )
     parser.add_argument("--url", help="the server; default: the one that runs here")
     parser.add_argument(

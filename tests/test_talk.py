@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from omni.audio import INPUT_HZ
-from omni.client import Exchange, Talker, is_loopback, speech_end
+from omni.client import Event, Exchange, Talker, is_loopback, speech_end
+from omni.conversations import ask
 from omni.errors import OmniError
 from omni.talk import main
 from omni.wav import wav_from_waveform, waveform_from_wav
@@ -42,6 +43,40 @@ def test_a_spoken_question_is_answered_in_every_mode(
     assert "answer: " in printed and "first sound" in printed and "RTF" in printed
 
 
+@pytest.mark.parametrize("dialect", ["r1", "r2"])
+def test_a_spoken_question_is_answered_in_every_dialect(
+    omni: RunningOmni, tmp_path: Path, capsys: pytest.CaptureFixture[str], dialect: str
+) -> None:
+    question = tmp_path / "question.wav"
+    question.write_bytes(wav_from_waveform(QUESTION, INPUT_HZ))
+
+    code = main(["--url", omni.address, "--in", str(question), "--dialect", dialect])
+
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert "answer: " in printed.out and "s of sound" in printed.out
+    assert "0.0 s of sound" not in printed.out
+
+
+@pytest.mark.parametrize("dialect", ["r2", "openai"])
+def test_a_written_question_is_answered_in_every_dialect_that_takes_one(
+    omni: RunningOmni, capsys: pytest.CaptureFixture[str], dialect: str
+) -> None:
+    code = main(["--url", omni.address, "--text", "hello you", "--dialect", dialect])
+
+    assert code == 0
+    assert "answer: hello you" in capsys.readouterr().out
+
+
+def test_what_a_dialect_does_not_have_is_named(
+    omni: RunningOmni, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["--url", omni.address, "--text", "hello", "--dialect", "r1"])
+
+    assert code == 1
+    assert "--dialect r1 --mode chat takes no written question" in capsys.readouterr().err
+
+
 def test_an_own_certificate_is_trusted_on_this_machine_and_said_so(
     start_omni: StartOmni, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,9 +101,23 @@ def test_a_missing_file_is_a_plain_error(capsys: pytest.CaptureFixture[str]) -> 
     assert "such.wav" in capsys.readouterr().err
 
 
+async def test_a_server_that_closes_in_mid_answer_is_an_error(start_omni: StartOmni) -> None:
+    running = start_omni()
+    talker = Talker(running.address)
+
+    def stop_it(event: Event) -> None:
+        if event["type"] == "prepared":
+            running.kill("worker-0")
+
+    talker.on_event = stop_it
+    with pytest.raises(OmniError, match="worker-0 exited"):
+        await ask(talker, "duplex", QUESTION)
+    running.stop()
+
+
 async def test_what_the_server_refuses_is_raised(omni: RunningOmni) -> None:
     with pytest.raises(OmniError, match="config.chunk_ms"):
-        await Talker(omni.address, chunk_ms=5).ask("duplex", QUESTION)
+        await ask(Talker(omni.address), "duplex", QUESTION, chunk_ms=5)
 
 
 def test_the_end_of_speech_is_before_the_silence() -> None:

@@ -7,7 +7,8 @@ import aiohttp
 import pytest
 
 from omni.audio import OUTPUT_HZ, rms
-from omni.client import Event, Talker, TalkMode
+from omni.client import Event, Talker
+from omni.conversations import TalkDialect, TalkMode, ask
 from omni.wav import waveform_from_wav
 from tests.conftest import RunningOmni
 from tests.e2e.call import calling, sound_of, text_of
@@ -24,11 +25,23 @@ async def test_a_spoken_question_is_answered_in_speech(
     pocket: RunningOmni, say: Say, ears: Ears, mode: TalkMode
 ) -> None:
     """In real time, as a microphone gives it."""
-    exchange = await Talker(pocket.address).ask(mode, say(WEEK))
+    exchange = await ask(Talker(pocket.address), mode, say(WEEK))
 
     assert "seven" in words(exchange.text)
     ears.assert_said(exchange.text, exchange.sound)
     assert mode == "chat" or words(exchange.heard) == words(WEEK)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "mode"), [("r1", "duplex"), ("r2", "duplex"), ("openai", "half")]
+)
+async def test_a_spoken_question_is_answered_in_every_dialect(
+    pocket: RunningOmni, say: Say, ears: Ears, dialect: TalkDialect, mode: TalkMode
+) -> None:
+    exchange = await ask(Talker(pocket.address), mode, say(WEEK), dialect)
+
+    assert "seven" in words(exchange.text)
+    ears.assert_said(exchange.text, exchange.sound)
 
 
 async def test_a_call_goes_on_turn_after_turn(pocket: RunningOmni, say: Say, ears: Ears) -> None:
@@ -50,7 +63,7 @@ async def test_sessions_at_once_never_hear_each_other(
 
     async with asyncio.TaskGroup() as group:
         tasks = {
-            question: group.create_task(Talker(pocket.address).ask(mode, say(question)))
+            question: group.create_task(ask(Talker(pocket.address), mode, say(question)))
             for question, mode in zip(questions, modes, strict=True)
         }
 
