@@ -90,6 +90,7 @@ async def put_eta(request: web.Request) -> web.Response:
             "vision": FLAG,
             "transcribes": FLAG,
             "min_chunk_ms": WHOLE,
+            "recording": FLAG,
             "pause_timeout_s": NUMBER,
             "half_duplex_timeout_s": NUMBER,
         },
@@ -110,6 +111,7 @@ async def get_frontend_defaults(request: web.Request) -> web.Response:
         "vision": now.vision,
         "transcribes": now.transcribes,
         "min_chunk_ms": now.min_chunk_ms,
+        "recording": settings.recording.enabled,
         "pause_timeout_s": settings.duplex.pause_timeout,
         "half_duplex_timeout_s": settings.web.half_duplex_timeout_s,
     }

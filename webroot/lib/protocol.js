@@ -90,5 +90,6 @@ export function newSessionId(prefix, nowMs = Date.now(), random = Math.random) {
  * @property {string} [model_name]
  * @property {string} [notice]
  * @property {string[]} [modes]
+ * @property {boolean} [recording] conversations are kept on the server
  * @property {boolean} [transcribes] the user's words come as `transcript`
  */

@@ -90,7 +90,7 @@ async function main() {
   root.append(
     h("section", { class: "section" }, h("h2", { t: "home.modes" }), modeCards(pages)),
     h("section", { class: "section" }, h("h2", { t: "home.compare" }), comparison(pages)),
-    h("footer", { class: "footer" }, h("p", { t: "home.privacy" })),
+    h("footer", { class: "footer" }, h("p", { t: "home.privacy" }), defaults.recording && h("p", { t: "home.recorded" })),
   );
 }
 

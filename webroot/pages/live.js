@@ -239,7 +239,7 @@ class LivePage {
     if (state === "failed" && session?.error) return errorCard(session.error, () => void this.start());
     if (state !== "ended" || !session?.endReason || session.endReason === "cancelled") return null;
     return summaryCard({
-      endReason: session.endReason, summary: session.metrics.summary(), gaps: this.#gaps,
+      endReason: session.endReason, summary: session.metrics.summary(), gaps: this.#gaps, recordingId: session.recordingId,
       onAgain: () => void this.start(),
       onCopy: () => void copyText(this.#transcript.asText()),
       onSave: () => this.#save(),

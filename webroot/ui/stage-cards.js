@@ -29,11 +29,12 @@ export function errorCard(error, onRetry) {
  * @param {string} facts.endReason
  * @param {ReturnType<import("../lib/metrics.js").SessionMetrics["summary"]>} facts.summary
  * @param {number} facts.gaps
+ * @param {string|null} facts.recordingId where it can be seen again; null when it was not recorded
  * @param {() => void} facts.onAgain
  * @param {() => void} facts.onCopy
  * @param {() => void} facts.onSave
  */
-export function summaryCard({ endReason, summary, gaps, onAgain, onCopy, onSave }) {
+export function summaryCard({ endReason, summary, gaps, recordingId, onAgain, onCopy, onSave }) {
   /** @type {[string, string][]} */
   const numbers = [
     ["summary.duration", clock(summary.durationS * 1000)],
@@ -50,6 +51,7 @@ export function summaryCard({ endReason, summary, gaps, onAgain, onCopy, onSave 
       h("button", { class: "button primary", icon: "mic", t: "action.again", on: { click: onAgain } }),
       h("button", { class: "button", icon: "copy", t: "action.copy_transcript", on: { click: onCopy } }),
       h("button", { class: "button", icon: "download", t: "action.save_transcript", on: { click: onSave } }),
+      recordingId && h("a", { class: "button", icon: "play", t: "action.replay", attrs: { href: `/s/${encodeURIComponent(recordingId)}`, target: "_blank", rel: "noopener" } }),
     ),
   );
 }
