@@ -1,0 +1,188 @@
+"""What an OpenAI client is told when workers die, slots are scarce, time is over, servers stop."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.conftest import RunningOmni, StartOmni
+from tests.fakes import until
+from tests.realtime.openai.talk import TIMEOUT_S, Event, Talk, talking
+
+LONG = "word " * 900
+TEXT = ["text"]
+
+
+@pytest.fixture(scope="module")
+def scarce(start_omni: StartOmni) -> Iterator[RunningOmni]:
+    """One slot, and nobody may wait for it long."""
+    running = start_omni({"fabric.slots": 1, "realtime.max_wait_s": 0})
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def single(start_omni: StartOmni) -> Iterator[RunningOmni]:
+    """One slot, for which there is a line."""
+    running = start_omni({"fabric.slots": 1})
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def hurried(start_omni: StartOmni) -> Iterator[RunningOmni]:
+    """Calls are short here."""
+    running = start_omni({"realtime.idle_timeout_s": 1, "realtime.session_timeout_s": 2})
+    yield running
+    running.stop()
+
+
+async def closed(talk: Talk) -> int:
+    """Return the code of the close, which must come next."""
+    with pytest.raises(ConnectionClosed) as close:
+        async with asyncio.timeout(TIMEOUT_S):
+            await talk.receive()
+    assert close.value.rcvd is not None
+    return close.value.rcvd.code
+
+
+async def last_error(talk: Talk) -> Event:
+    """Return the error that comes, whatever comes before it."""
+    while (event := await talk.receive())["type"] != "error":
+        continue
+    error: Event = event["error"]
+    return error
+
+
+async def begin_long(talk: Talk) -> None:
+    """Have an answer made that lasts while its sound is not read, and see its beginning."""
+    await talk.write(LONG)
+    await talk.send("response.create")
+    await talk.until("response.output_audio.delta")
+
+
+async def test_who_would_wait_too_long_is_sent_away(scarce: RunningOmni) -> None:
+    async with talking(scarce.address) as first, talking(scarce.address) as second:
+        await begin_long(first)
+        await second.write("one")
+        await second.send("response.create")
+        error = await last_error(second)
+        code = await closed(second)
+        await first.send("response.cancel")
+        await first.done()
+
+    failed = next(e["response"] for e in second.events if e["type"] == "response.done")
+    assert error["code"] == "server_busy" and code == 1013
+    assert failed["status"] == "failed" and failed["output"] == []
+
+
+async def test_waiting_is_silent(single: RunningOmni) -> None:
+    async with talking(single.address) as first, talking(single.address) as second:
+        await begin_long(first)
+        await second.write("one")
+        await second.send("response.create", response={"output_modalities": TEXT})
+        await second.until("response.created")
+        num_events = len(second.events)
+        await first.send("response.cancel")
+        await first.done()
+        response = await second.done()
+
+    assert second.events[num_events]["type"] == "response.output_item.added"
+    assert response["status"] == "completed"
+
+
+async def test_a_waiting_answer_can_be_cancelled(single: RunningOmni) -> None:
+    async with talking(single.address) as first, talking(single.address) as second:
+        await begin_long(first)
+        await second.write("one")
+        await second.send("response.create")
+        await second.until("response.created")
+        await second.send("response.cancel")
+        cancelled = await second.done()
+        await first.send("response.cancel")
+        await first.done()
+        answered = await second.ask("two", output_modalities=TEXT)
+
+    assert cancelled["status"] == "cancelled" and cancelled["output"] == []
+    assert answered["output"][0]["content"][0]["text"] == "one two"
+
+
+async def test_a_lost_worker_costs_one_answer(start_omni: StartOmni) -> None:
+    running = start_omni()
+    async with talking(running.address) as talk:
+        await begin_long(talk)
+        pid = running.kill("worker-0")
+        failed = await talk.done()
+        await asyncio.to_thread(until, lambda: running.pid("worker-0") not in (0, pid), TIMEOUT_S)
+        async with asyncio.timeout(TIMEOUT_S):
+            while (answered := await talk.ask("two", output_modalities=TEXT))["status"] == "failed":
+                assert answered["status_details"]["error"]["code"] == "no_worker"
+
+    running.stop()
+    assert failed["status"] == "failed"
+    assert failed["status_details"]["error"]["code"] == "worker_lost"
+    assert failed["output"][0]["status"] == "incomplete"
+    assert answered["status"] == "completed"
+
+
+async def test_a_call_without_a_broker_is_told_and_goes_on(start_omni: StartOmni) -> None:
+    running = start_omni({"fabric.restart_backoff_s": 60, "fabric.restart_backoff_max_s": 60})
+    async with talking(running.address) as talk:
+        running.kill("broker")
+        await talk.write("one")
+        await talk.send("response.create", response={"output_modalities": TEXT})
+        await talk.until("response.created")
+        await talk.send("response.cancel")
+        response = await talk.done()
+
+    running.stop()
+    assert response["status"] == "cancelled"
+
+
+async def test_a_silent_client_is_told_that_its_call_ends(hurried: RunningOmni) -> None:
+    async with talking(hurried.address) as talk:
+        error = await last_error(talk)
+        code = await closed(talk)
+
+    assert error["code"] == "session_idle" and code == 1000
+
+
+async def test_a_call_ends_when_its_time_is_over(hurried: RunningOmni) -> None:
+    async with talking(hurried.address) as talk, asyncio.TaskGroup() as group:
+
+        async def keep_awake() -> None:
+            while True:
+                with suppress(ConnectionClosed):
+                    await talk.send("output_audio_buffer.clear")
+                await asyncio.sleep(0.1)
+
+        sender = group.create_task(keep_awake(), name="keep awake")
+        error = await last_error(talk)
+        code = await closed(talk)
+        sender.cancel()
+
+    assert error["code"] == "session_expired" and code == 1000
+
+
+async def test_a_stopping_server_says_so(start_omni: StartOmni) -> None:
+    running = start_omni()
+    async with talking(running.address) as talk:
+        await begin_long(talk)
+        running.kill("web-0", signal.SIGTERM)
+        error = await last_error(talk)
+        code = await closed(talk)
+    running.stop()
+
+    assert "stops" in error["message"] and code == 1001
+
+
+async def test_a_client_that_hangs_up_in_an_answer_frees_its_slot(scarce: RunningOmni) -> None:
+    async with talking(scarce.address) as talk:
+        await begin_long(talk)
+
+    async with asyncio.timeout(TIMEOUT_S):
+        while any(view.tasks for view in (await scarce.status()).workers):
+            continue
