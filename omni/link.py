@@ -11,7 +11,7 @@ import os
 import secrets
 import socket as sockets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -59,6 +59,7 @@ from omni.messages import (
     TicketEnded,
     Welcome,
 )
+from omni.meter import Meter, deadline_of
 from omni.settings import FabricSettings
 from omni.wire import MORE_NOW, NOW, connect_dealer, has_message, receive, routing_id
 
@@ -90,6 +91,10 @@ class _End:
         return error_from_code(self.code, self.message, self.retry_after_s)
 
 
+#: The usual end.
+_CLOSED = _End("cancelled", "the session was closed")
+
+
 class LinkedSession:
     """One session's way to its worker: a ticket first, then a lease; made by `open_session`.
 
@@ -104,6 +109,7 @@ class LinkedSession:
         self.queued_s = 0.0
         self.last_stamps: tuple[Stamp, ...] = ()
         self.generation = 0
+        self.unit_deadline_s = 1.0
         self.stream = Stream()
         self.enqueued_at_s: float | None = None
         self.leased_at_s = 0.0
@@ -165,8 +171,10 @@ class LinkedSession:
             ack=self.stream.acknowledge(),
             stamps=(Stamp("web", time.monotonic_ns()),),
         )
-        if not self.stream.keep(encode(header, input)):
+        parts = encode(header, input)
+        if not self.stream.keep(parts):
             raise CapacityError("too many messages wait on the way to the worker", 1.0)
+        self._link.meter.sent(sum(map(len, parts)))
         self._link.flush(self)
 
     async def receive(self) -> SessionEvent:
@@ -194,7 +202,7 @@ class LinkedSession:
             except OmniError:  # the broker's word ends it at the worker as well
                 pass
         self._link.release(self)
-        self.end(_End("cancelled", "the session was closed"))
+        self.end(_CLOSED)
 
     # --- for the link ------------------------------------------------------------------------
 
@@ -209,6 +217,7 @@ class LinkedSession:
             self._lease, self.generation = leased, generation
             self.leased_at_s = time.monotonic()
             self.queued_s = self.leased_at_s - self.enqueued_at_s
+            self._link.meter.leased(self.request_type, self.queued_s)
             self._wake()
 
     def take_event(self, header: Header, event: SessionEvent, size_bytes: int) -> bool:
@@ -224,6 +233,8 @@ class LinkedSession:
         if self._end is None:
             self._end = end
             self._link.forget(self)
+            code = "closed" if end is _CLOSED else end.code
+            self._link.meter.session_ended(self.request_type, code)
             self._wake()
 
     def held_lease(self, now_s: float) -> HeldLease:
@@ -260,6 +271,7 @@ class BrokerLink:
     ) -> None:
         self.connected = False
         self.num_gaps = 0  # session messages lost on their way to us, for good
+        self.meter = Meter()
         self._fabric = fabric
         self._socket = socket
         self._role, self._name = role, name
@@ -323,6 +335,10 @@ class BrokerLink:
     async def drain(self, worker: str = "") -> bool:
         """Give no new leases: of *worker*, or at all. False if unknown. Raises: NoWorker."""
         return await self._ask_ok(lambda request: Drain(request=request, worker=worker))
+
+    def count_sessions(self) -> Counter[tuple[RequestType, bool]]:
+        """Return how many sessions there are of each kind, with a slot or (False) without."""
+        return Counter((item.request_type, item.is_leased) for item in self._sessions.values())
 
     def send_peer_exited(self, name: str, pid: int, given_up: bool = False) -> None:
         """Say that a child process is gone (launcher only); said later if the broker is away."""
@@ -509,9 +525,17 @@ class BrokerLink:
         event = decode(header, parts[1:])
         stamps = stamped(header, "web", time.monotonic_ns())
         size_bytes = sum(map(len, parts))
+        self._measure(session, event, stamps, size_bytes)
         if not session.take_event(stamps, event, size_bytes):  # type: ignore[arg-type]  # TO_WEB
             self.release(session)
             session.end(_End("no_capacity", "events of the session were not received in time"))
+
+    def _measure(
+        self, session: LinkedSession, event: Message, header: Header, size_bytes: int
+    ) -> None:
+        kind, deadline_s = session.request_type, session.unit_deadline_s
+        session.unit_deadline_s = deadline_of(event, deadline_s)
+        self.meter.received(kind, deadline_s, event, header.stamps, size_bytes)
 
     def _take_for_session(self, header: Header, message: Message) -> None:
         session = self._sessions.get(header.session)

@@ -13,6 +13,7 @@ from aiohttp import web
 from omni.certificate import server_context
 from omni.diagnostics import Diagnostics
 from omni.errors import SettingsError
+from omni.exposition import Exposition
 from omni.link import open_link
 from omni.log import set_up_logging
 from omni.openai.audio_memory import AudioMemory
@@ -48,6 +49,7 @@ from omni.routes import (
 from omni.routes.app_table import STATE_FILE, AppTable
 from omni.routes.errors import errors_as_json
 from omni.routes.gate import GUARD, Guard, gate
+from omni.routes.metrics import EXPOSITION, get_metrics, measured, watch_loop
 from omni.routes.keys import (
     APPS,
     AUDIO_MEMORY,
@@ -78,11 +80,12 @@ NAME = "web-0"
 def make_app(settings: Settings) -> web.Application:
     """Return the application; its link opens when it starts and closes when it stops."""
     app = web.Application(
-        middlewares=[errors_as_json, gate, page_headers],
+        middlewares=[measured, errors_as_json, gate, page_headers],
         client_max_size=settings.web.max_body_mb * 2**20,
     )
     app[SETTINGS] = settings
     app[GUARD] = Guard(settings)
+    app[EXPOSITION] = Exposition()
     app[LIVE] = LiveSessions()
     data_dir = Path(settings.service.data_dir)
     app[APPS] = AppTable(data_dir / STATE_FILE)
@@ -99,6 +102,7 @@ def make_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(_assets)
     app.cleanup_ctx.append(_recorded)
     app.cleanup_ctx.append(_linked)
+    app.cleanup_ctx.append(watch_loop)
     app.on_shutdown.append(_end_sessions)
     app[GUARD].is_ephemeral = partial(openai_realtime.verify_client_secret, app)
     add_routes(app)
@@ -111,6 +115,7 @@ def add_routes(app: web.Application) -> None:
     app.add_routes(
         [
             web.get("/health", status.get_health),
+            web.get("/metrics", get_metrics),
             web.get("/status", status.get_status),
             web.get("/workers", status.get_workers),
             web.get("/cache", status.get_cache),

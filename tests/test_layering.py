@@ -27,6 +27,7 @@ HOMES = {
     ),
     "zmq": ("omni.broker", "omni.link", "omni.worker_link", "omni.wire", "omni.keys"),
     "msgpack": ("omni.codec",),
+    "prometheus_client": ("omni.exposition",),
     "stepaudio2": ("omni.minicpmo.token2wav_check",),
     "s3tokenizer": ("omni.minicpmo.token2wav_check",),
     "minicpmo": ("omni.minicpmo.token2wav_check",),

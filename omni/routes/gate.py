@@ -15,10 +15,19 @@ import orjson
 from aiohttp import web
 from attrs import frozen
 
-from omni.errors import Forbidden, ProtocolError, RateLimited, TooLarge, Unauthorized, rendering_of
+from omni.errors import (
+    Forbidden,
+    OmniError,
+    ProtocolError,
+    RateLimited,
+    TooLarge,
+    Unauthorized,
+    rendering_of,
+)
 from omni.openai.errors import view_of
 from omni.recording.layout import clean_id
 from omni.routes.errors import Handler
+from omni.routes.keys import LINK
 from omni.security.addresses import (
     caller_of,
     client_address,
@@ -229,12 +238,11 @@ async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
                 held.enter_context(guard.limits.session(guard.session_quotas(visitor)))
                 client_id = clean_id(request.match_info.get("session_id", ""))
                 held.enter_context(guard.owning(visitor, client_id))
-        except Unauthorized:
-            if _is_page(request, pattern):
+        except OmniError as exc:
+            request.app[LINK].meter.refused[exc.code] += 1
+            if isinstance(exc, Unauthorized) and _is_page(request, pattern):
                 raise web.HTTPFound(f"{SIGNIN_PAGE}?next={quote(request.path_qs)}") from None
-            raise
-        except RateLimited as exc:
-            if is_websocket(request):
+            if isinstance(exc, RateLimited) and is_websocket(request):
                 return await _turn_away(request, exc)
             raise
         request[VISITOR] = visitor
