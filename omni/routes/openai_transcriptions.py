@@ -102,7 +102,8 @@ async def post_transcriptions(request: web.Request) -> web.StreamResponse:
     "Translate a recording",
     tag=TAG,
     help="Not served: transcribe it, and have a chat translate the text.",
-    reply=Reply(status=404, help="Always"),
+    reply=(),
+    errors=(404,),
 )
 async def post_translations(request: web.Request) -> web.StreamResponse:
     """Say that there are none."""

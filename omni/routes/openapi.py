@@ -42,6 +42,9 @@ _BODY_ERRORS = (400, 413, 422)
 #: Given as `Authorization: Bearer KEY`; needed where the server listens beyond this machine.
 _SECURITY = {"key": {"type": "http", "scheme": "bearer"}}
 
+#: Its events are described in words.
+EVENT_STREAM = "text/event-stream"
+
 _LOCATION = list_of({"type": ["string", "integer"]})
 _PROBLEM = record({"type": TEXT, "loc": _LOCATION, "msg": TEXT, "input": ANYTHING})
 _ERROR = record({"detail": {"anyOf": [TEXT, list_of(_PROBLEM)]}, "error": TEXT})
@@ -178,7 +181,10 @@ def _responses(route: DescribedRoute) -> dict[str, object]:
 def _reply(reply: Reply) -> dict[str, object]:
     entry: dict[str, object] = {"description": reply.help or HTTPStatus(reply.status).phrase}
     if reply.content_types:
-        entry["content"] = {kind: {"schema": reply.schema} for kind in reply.content_types}
+        entry["content"] = {
+            kind: {} if kind == EVENT_STREAM else {"schema": reply.schema}
+            for kind in reply.content_types
+        }
     return entry
 
 
