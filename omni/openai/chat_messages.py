@@ -21,6 +21,8 @@ _AUTHORS: dict[str, Author] = {
     "user": "user",
     "assistant": "assistant",
 }
+#: Parts that cost nothing to read.
+_LIGHT = ("text", "refusal")
 _SOUND_KINDS = ("wav", "mp3")
 _DETAILS = ("auto", "low", "high", "original")
 
@@ -43,6 +45,22 @@ def read_messages(fields: Fields, recall: Recall) -> tuple[ChatMessage, ...]:
     if messages[-1].role != "user":
         raise fields.wrong("messages", "the last message must be the user's")
     return messages
+
+
+def has_media(fields: Fields) -> bool:
+    """Say whether there is anything to be decoded in a request, which may be malformed."""
+    messages = fields.values.get("messages")
+    contents = [
+        entry.get("content")
+        for entry in (messages if isinstance(messages, list) else ())
+        if isinstance(entry, dict)
+    ]
+    return any(
+        isinstance(part, dict) and part.get("type") not in _LIGHT
+        for content in contents
+        if isinstance(content, list)
+        for part in content
+    )
 
 
 def wants_detail(fields: Fields) -> bool:

@@ -1,5 +1,6 @@
 """`POST /v1/chat/completions`: one turn in OpenAI's words, whole or as a stream."""
 
+import asyncio
 import secrets
 import time
 
@@ -11,6 +12,7 @@ from omni.audio import pcm16_from_waveform
 from omni.engine import ChatDone, ReplyChunk, SessionEvent
 from omni.openai.audio_memory import AudioMemory, new_audio_id
 from omni.openai.chat import ChatCompletion, read_completion
+from omni.openai.chat_messages import has_media
 from omni.openai.completion import Completion
 from omni.openai.sound_formats import whole_file
 from omni.realtime.media import encode_base64
@@ -63,10 +65,14 @@ async def post_chat_completions(request: web.Request) -> web.StreamResponse:
 
 
 async def _read(request: web.Request) -> ChatCompletion:
+    """Return the request, read; media are decoded in threads that refuse when they are behind."""
     fields = await read_fields(request)
     memory, now = request.app[AUDIO_MEMORY], time.time()
-    read = request.app[SOUND_FILES].run
-    return await read(lambda: read_completion(fields, lambda name: memory.find(name, now)))
+
+    def read() -> ChatCompletion:
+        return read_completion(fields, lambda audio_id: memory.find(audio_id, now))
+
+    return await request.app[SOUND_FILES].run(read) if has_media(fields) else read()
 
 
 async def _answer_whole(turn: Turn, asked: ChatCompletion, answer: Completion) -> web.Response:
@@ -76,7 +82,7 @@ async def _answer_whole(turn: Turn, asked: ChatCompletion, answer: Completion) -
     if asked.audio_format:
         app, done = turn.request.app, listener.done
         samples = np.frombuffer(b"".join(listener.pcm), "<f4")
-        data = await app[SOUND_FILES].run(lambda: whole_file(asked.audio_format, samples))
+        data = await asyncio.to_thread(whole_file, asked.audio_format, samples)
         audio = {
             "id": answer.audio_id,
             "data": encode_base64(data) or "",

@@ -13,7 +13,6 @@ from omni.openai.speech import MAX_INPUT_CHARS, delta_event, done_event, read_or
 from omni.realtime.media import encode_base64
 from omni.routes.bodies import read_fields
 from omni.routes.describe import FILE, NUMBER, TEXT, Reply, between, describe, one_of, record
-from omni.routes.keys import SOUND_FILES
 from omni.routes.openai_models import TAG
 from omni.routes.openai_stream import EVENT_STREAM, Outflow, stream_turn
 from omni.routes.openai_turn import Turn, find_voice
@@ -49,9 +48,7 @@ async def post_speech(request: web.Request) -> web.StreamResponse:
     turn = Turn(request=request, input=evolve(order.request, voice=voice))
     kind = EVENT_STREAM if order.is_events else FORMATS[order.audio_format].content_type
     outflow = Outflow(request, kind)
-    encoder = await request.app[SOUND_FILES].run(
-        lambda: open_encoder(order.audio_format, order.speed)
-    )
+    encoder = await asyncio.to_thread(open_encoder, order.audio_format, order.speed)
     return await stream_turn(turn, _Reading(encoder=encoder, outflow=outflow), outflow)
 
 

@@ -1,5 +1,6 @@
 """Chat completions: OpenAI's own client against a running server."""
 
+import asyncio
 import base64
 import io
 
@@ -300,3 +301,20 @@ async def test_a_long_spoken_answer_is_whole(client: AsyncOpenAI) -> None:
 
 def _b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+async def test_a_hundred_requests_at_once_are_all_answered(client: AsyncOpenAI) -> None:
+    """Those without media need none of the threads that read files, which are few."""
+    async with asyncio.TaskGroup() as group:
+        asked = [
+            group.create_task(
+                client.chat.completions.create(
+                    model=MODEL, messages=[{"role": "user", "content": f"number {number}"}]
+                ),
+                name=f"request {number}",
+            )
+            for number in range(100)
+        ]
+
+    texts = [task.result().choices[0].message.content for task in asked]
+    assert texts == [f"number {number}" for number in range(100)]

@@ -11,6 +11,7 @@ from openai import AsyncOpenAI
 from omni.audio import OUTPUT_HZ, waveform_from_pcm16
 from omni.containers import read_sound
 from tests.conftest import RunningOmni, StartOmni
+from tests.minicpmo.test_video import RATE_HZ, make_video
 from tests.openai.conftest import MODEL, TIMEOUT_S, picture_url, sound_file
 
 pytest.importorskip("torch")
@@ -94,6 +95,22 @@ async def test_sound_is_heard_and_the_answer_spoken(client: AsyncOpenAI) -> None
     spoken = usage.completion_tokens_details.audio_tokens
     assert spoken is not None and spoken > 10
     assert usage.completion_tokens > spoken
+
+
+async def test_a_film_is_seen_and_heard(client: AsyncOpenAI) -> None:
+    film = base64.b64encode(make_video(3 * RATE_HZ, sound_s=3.0)).decode()
+    part = {"type": "video_url", "video_url": {"url": f"data:video/x-msvideo;base64,{film}"}}
+
+    reply = await client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": [part]}],  # type: ignore[list-item]
+        max_completion_tokens=4,
+    )
+
+    assert reply.usage is not None and reply.usage.prompt_tokens_details is not None
+    details = reply.usage.prompt_tokens_details.model_dump()
+    assert details["image_tokens"] == 3 * 64
+    assert details["audio_tokens"] in range(28, 33)
 
 
 async def test_a_text_is_read_out_as_it_is_made(client: AsyncOpenAI) -> None:
