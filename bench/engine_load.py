@@ -40,7 +40,7 @@ def paced_engine(options: argparse.Namespace, num_slots: int) -> Iterator[
     """Load an engine of *num_slots* slots (0: as many as fit) for the time of the block."""
     script = TurnScript()
     engine_options = EngineOptions(choose=script)
-    settings = load_settings(overrides=[f"fabric.slots={num_slots}", *_model_of(options)])
+    settings = load_settings(overrides=[f"fabric.slots={num_slots}", *_settings_of(options)])
     with tempfile.TemporaryDirectory() as folder:
         load = random_load(Path(folder), options.tiny, torch.device(options.device))
         engine = MiniCPMOEngine(settings, engine_options, load_model if options.model else load)
@@ -54,8 +54,9 @@ def paced_engine(options: argparse.Namespace, num_slots: int) -> Iterator[
             paced.stop()
 
 
-def _model_of(options: argparse.Namespace) -> list[str]:
-    return [f"model.model_path={options.model}"] if options.model else []
+def _settings_of(options: argparse.Namespace) -> list[str]:
+    chosen = {"model.model_path": options.model, "service.compile": options.compile and "true"}
+    return [f"{path}={value}" for path, value in chosen.items() if value]
 
 
 def filler(engine: MiniCPMOEngine, num_tokens: int) -> str:
@@ -124,7 +125,7 @@ def document(
     return {
         "bench": name,
         "machine": report.machine() | describe_device(device),
-        "settings": vars(options) | _attention(load_settings(overrides=_model_of(options))),
+        "settings": vars(options) | _attention(load_settings(overrides=_settings_of(options))),
         **more,
         "memory": gpu_memory(device),
         "units": [unit_row(measured) for measured in loads],
@@ -148,6 +149,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the benches of paced sessions share."""
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: a dry run on a CPU")
     parser.add_argument("--model", default="", metavar="DIR", help="a checkpoint; else random")
+    parser.add_argument("--compile", action="store_true", help="with service.compile")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
     parser.add_argument("--kv", type=int, default=2000, help="tokens of a session at its start")

@@ -70,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_doctor(commands.add_parser("doctor", help="check this machine"))
     _add_keys(commands.add_parser("keys", help="keys of clients, and of workers on other hosts"))
     _add_settings(commands.add_parser("settings", help="print settings.toml with the defaults"))
+    _add_precompile(commands.add_parser("precompile", help="build the model's kernels ahead"))
     return parser
 
 
@@ -200,6 +201,28 @@ def _keys(args: argparse.Namespace) -> int:
     folder = make_keys(settings.fabric)
     print(f"made {folder}: copy it to the run directory of every host, and keep it secret")
     return 0
+
+
+def _add_precompile(parser: argparse.ArgumentParser) -> None:
+    add_settings_arguments(parser)
+    parser.add_argument("--model", metavar="PATH", help="MiniCPM-o checkpoint: directory or id")
+    parser.add_argument("--compile", action="store_true", help="also what torch.compile builds")
+    parser.add_argument("--gpu", metavar="N", default="", help="which GPU, as nvidia-smi counts")
+    parser.add_argument("--data-dir", metavar="DIR", help="where it is kept")
+    parser.set_defaults(command=_precompile)
+
+
+def _precompile(args: argparse.Namespace) -> int:
+    """Start the engine once, in a process of its own that may choose its GPU."""
+    chosen = {
+        "model.model_path": _absolute_if_there(args.model),
+        "service.compile": "true" if args.compile else None,
+        "service.data_dir": os.path.abspath(args.data_dir) if args.data_dir else None,
+    }
+    args.overrides = [*args.overrides, *(f"{k}={v}" for k, v in chosen.items() if v is not None)]
+    words = ["--gpu", args.gpu] if args.gpu else []
+    command = [sys.executable, "-m", "omni.minicpmo.precompile", *words, *_arguments(args)]
+    return subprocess.call(command, cwd=ROOT)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -72,7 +72,9 @@ class ServiceSettings:
     )
     max_queue_size: int = _setting(1000, "tickets that may wait at once", low=0, high=1_000_000)
     request_timeout: float = _setting(300.0, "longest chat request, queue included, in s", low=1)
-    compile: bool = _setting(False, "torch.compile the model at start (slow start, faster steps)")
+    compile: bool = _setting(
+        False, "torch.compile picture encoder and vocoder (`omni precompile` does it ahead)"
+    )
     data_dir: str = _setting("data", "directory of recordings, voices and converted weights")
     eta_chat_s: float = _setting(15.0, "expected duration of a chat until it is measured", low=0)
     eta_streaming_s: float = _setting(20.0, "the same for legacy streaming chat", low=0)

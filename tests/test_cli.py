@@ -115,7 +115,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for word in ("up", "down", "status", "drain", "doctor", "broker", "worker", "web", "talk"):
         assert word in printed
-    assert "model fetch" in printed and "tiny-checkpoint" in printed
+    assert "model fetch" in printed and "tiny-checkpoint" in printed and "precompile" in printed
 
 
 # --- what up starts ------------------------------------------------------------------------------

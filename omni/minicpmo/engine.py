@@ -88,8 +88,10 @@ class MiniCPMOEngine:
         loaded_s = time.monotonic()
         self._batches = Batches(self._loaded.runner, Scheduler(self._options.limits))
         self._background = Background(wake)
-        if self._loaded.runner.device.type == "cuda":
+        has_gpu = self._loaded.runner.device.type == "cuda"
+        if has_gpu or self._settings.service.compile:
             warm_up(self)
+        if has_gpu:
             torch.cuda.synchronize()
         capture_s = self._loaded.capture_s
         self.load_times = LoadTimes(

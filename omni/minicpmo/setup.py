@@ -12,6 +12,7 @@ from omni.audio import INPUT_HZ, resample
 from omni.errors import CheckpointError, ProtocolError, SettingsError
 from omni.minicpmo.attention_choice import choose_attention
 from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
+from omni.minicpmo.compiled import compile_blocks, keep_compiled
 from omni.minicpmo.fetch import resolve_model
 from omni.minicpmo.graphs import BATCH_SIZES
 from omni.minicpmo.model.attention import forbid_cudnn_attention
@@ -86,6 +87,7 @@ class Loaded:
 
 def load_model(settings: Settings, options: EngineOptions) -> Loaded:
     """Load what the settings name. Raises: CheckpointError, SettingsError."""
+    keep_compiled(Path(settings.service.data_dir))
     directory = resolve_model(settings.model.model_path, Path(settings.service.data_dir))
     device = options.device or default_device()
     dtype = options.dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -126,8 +128,6 @@ def _choose_arithmetic(settings: Settings, device: torch.device, dtype: torch.dt
     # step instead of 5.6 on an H100) and rounds as float16 does, in which it is published, too.
     torch.backends.cuda.matmul.allow_tf32 = dtype is not torch.float32
     torch.backends.cudnn.allow_tf32 = dtype is not torch.float32
-    if settings.service.compile:
-        log.info("service.compile: steps are recorded as CUDA graphs, nothing else is compiled")
 
 
 def assemble(
@@ -146,6 +146,9 @@ def assemble(
     _choose_arithmetic(settings, device, dtype)
     flow_dtype = _flow_dtype(device, dtype)
     assets = load_assets(directory / "assets" / "token2wav", device, flow_dtype=flow_dtype)
+    if settings.service.compile:
+        num_layers = compile_blocks((model.vision, assets.flow, assets.vocoder))
+        log.info("service.compile: %d layers are compiled at their first run", num_layers)
     vocoder = Token2WavOptions(
         num_slots=1,
         trim=options.trim,
