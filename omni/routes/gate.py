@@ -63,7 +63,12 @@ _STATIC = "/static"
 _REALTIME = "/v1/realtime"
 _EPHEMERAL = Key(id="ephemeral", kind="api", name="of /v1/realtime/client_secrets", sha256="")
 #: Where a turn is answered without a WebSocket: it holds a session, too.
-_TURNS = {"/api/chat", *(path for path in _LARGE if path.startswith(OPENAI_PATHS))}
+_TURNS = {
+    "/api/chat",
+    "/v1/chat/completions",
+    "/v1/audio/speech",
+    "/v1/audio/transcriptions",
+}
 
 
 @frozen

@@ -406,6 +406,21 @@ async def test_who_must_wait_is_told_how_long_in_the_shape_of_each_api(
     assert openai["error"]["code"] == "rate_limit_exceeded"
 
 
+async def test_a_text_to_be_read_out_counts_as_a_session(limited: RunningOmni) -> None:
+    headers = {"X-Forwarded-For": "203.0.113.5", "Authorization": "Bearer sesame"}
+    body = {"input": "word " * 500, "response_format": "pcm"}  # minutes, if nobody reads them
+    async with aiohttp.ClientSession(limited.address, headers=headers) as http:
+        async with (
+            http.post("/v1/audio/speech", json=body) as first,
+            http.post("/v1/audio/speech", json=body) as second,
+            http.post("/v1/audio/speech", json=body) as third,
+        ):
+            error = await third.json()
+
+    assert (first.status, second.status, third.status) == (200, 200, 429)
+    assert error["error"]["code"] == "rate_limit_exceeded"
+
+
 async def test_a_socket_that_must_wait_is_told_and_closed_with_1013(limited: RunningOmni) -> None:
     headers = {"X-Forwarded-For": "203.0.113.4"}
     async with (
