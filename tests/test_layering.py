@@ -59,6 +59,7 @@ FORBIDDEN = {
 ENGINES_MAY = (
     "omni.engine",
     "omni.errors",
+    "omni.pictures",
     "omni.audio",
     "omni.wav",
     "omni.containers",

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from omni.errors import ClientError
+from omni.pictures import FORMATS, MAX_PIXELS
 
 SCALE = 448  # side of the square whose area a picture is resized to; slice_config.scale_resolution
 PATCH = 14
-MAX_PIXELS = 64_000_000  # 8K twice over, 192 MB decoded; beyond it lies a decompression bomb
 
 Size = tuple[int, int]  # (width, height) in pixels
 Grid = tuple[int, int]  # (columns, rows) of slices
@@ -44,7 +44,7 @@ def decode_image(data: bytes) -> Image.Image:
     Raises: ClientError, when it is no picture, broken, empty or too large.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             size = f"{image.width}x{image.height} pixels"
             raise ClientError(f"a picture of {size}; at most {MAX_PIXELS} are taken")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from omni.engine import ChatMessage, Part
 from omni.realtime.fields import FieldError, Fields
-from omni.realtime.media import MAX_IMAGE_BYTES, MAX_SPEECH_S, decode_file, decode_sound
+from omni.realtime.media import MAX_SPEECH_S, decode_file, decode_picture, decode_sound
 
 Kind = Literal["text", "image", "audio", "video"]
 _KINDS: tuple[Kind, ...] = ("text", "image", "audio", "video")
@@ -81,7 +81,7 @@ def _parse_part(fields: Fields) -> Part:
         rate_hz = fields.whole("sample_rate", 16_000, 1_000, MAX_RATE_HZ)
         return Part(kind="audio", data=decode_sound(data, loc, MAX_SPEECH_S, rate_hz))
     if kind == "image":
-        return Part(kind="image", data=decode_file(data, loc, MAX_IMAGE_BYTES))
+        return Part(kind="image", data=decode_picture(data, loc))
     stack_frames = fields.whole("stack_frames", 1, 1, 64)
     video = decode_file(data, loc, MAX_VIDEO_BYTES)
     return Part(kind="video", data=video, stack_frames=stack_frames)

@@ -31,11 +31,10 @@ from omni.realtime.fields import Fields, read_object
 from omni.realtime.media import (
     FLOAT32_TAG,
     MAX_CHUNK_S,
-    MAX_IMAGE_BYTES,
     MAX_VOICE_S,
     PCM16_TAG,
     decode_binary_sound,
-    decode_file,
+    decode_picture,
     decode_sound,
     encode_base64,
 )
@@ -202,7 +201,7 @@ def parse_frames(fields: Fields, name: str, max_frames: int = MAX_FRAMES) -> tup
     for index, entry in enumerate(fields.items(name, max_frames)):
         if not isinstance(entry, str):
             raise fields.wrong(name, f"entry {index} is no text")
-        frames.append(decode_file(entry, (*fields.loc, name, index), MAX_IMAGE_BYTES))
+        frames.append(decode_picture(entry, (*fields.loc, name, index)))
     return tuple(frames)
 
 

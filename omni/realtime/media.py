@@ -7,7 +7,8 @@ import pybase64
 
 from omni.audio import INPUT_HZ, Waveform, resample, waveform_from_pcm16
 from omni.engine import EMPTY, Buffer
-from omni.errors import ProtocolError
+from omni.errors import ProtocolError, TooLarge
+from omni.pictures import check_size
 from omni.realtime.fields import FieldError, Location
 from omni.wav import is_wav, wav_from_waveform, waveform_from_wav
 
@@ -83,6 +84,16 @@ def decode_file(text: str, loc: Location, max_bytes: int) -> Buffer:
     if not data:
         raise FieldError(loc, "an empty file")
     return Buffer(data)
+
+
+def decode_picture(text: str, loc: Location) -> Buffer:
+    """Return a picture as the file that it is; its header tells whether it is a bomb."""
+    data = decode_file(text, loc, MAX_IMAGE_BYTES)
+    try:
+        check_size(data)
+    except TooLarge as exc:
+        raise FieldError(loc, str(exc)) from exc
+    return data
 
 
 def encode_base64(data: bytes | memoryview) -> str | None:
