@@ -1,0 +1,328 @@
+"""The demo's protocol, section 2, row by row, against a server with one slot.
+
+What is expected stands here by hand, and not in `/openapi.json`: that says what we do.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.conftest import RunningOmni, StartOmni
+from tests.realtime.client import Client, connected
+
+TIMEOUT_S = 30.0
+NAIVE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?")
+#: Section 3.4.
+STATES = {
+    "offline",
+    "loading",
+    "idle",
+    "busy_chat",
+    "busy_half_duplex",
+    "duplex_active",
+    "duplex_paused",
+    "error",
+}
+TASK = {"worker_id", "request_type", "started_at", "elapsed_s", "estimated_remaining_s"}
+ITEM = {
+    "ticket_id",
+    "request_type",
+    "session_id",
+    "position",
+    "estimated_wait_s",
+    "enqueued_at",
+    "wait_elapsed_s",
+}
+WORKER = {
+    "worker_id",
+    "host",
+    "port",
+    "gpu_id",
+    "status",
+    "current_session_id",
+    "total_requests",
+    "avg_inference_time_ms",
+    "last_heartbeat",
+    "current_request_type",
+    "task_started_at",
+}
+ETA_TYPES = ("chat", "half_duplex", "audio_duplex", "omni_duplex")
+
+
+@pytest.fixture(scope="module")
+def server(start_omni: StartOmni) -> Iterator[RunningOmni]:
+    running = start_omni(
+        {"fabric.slots": 1, "web.lang": "zh", "service.eta_ema_min_samples": 1000}
+    )
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+async def http(server: RunningOmni) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(server.address) as session:
+        yield session
+
+
+@pytest.fixture
+async def holder(server: RunningOmni) -> AsyncIterator[Client]:
+    """Whoever has the only slot."""
+    async with connected(server.address, "/ws/duplex/adx_holder") as client:
+        await client.prepare()
+        yield client
+
+
+async def ask(http: aiohttp.ClientSession, method: str, path: str, **options: Any) -> Any:
+    async with http.request(method, path, **options) as reply:
+        assert reply.content_type == "application/json"
+        return await reply.json()
+
+
+async def waiting(http: aiohttp.ClientSession, number: int) -> list[dict[str, Any]]:
+    """Return the tickets once there are so many."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            items: list[dict[str, Any]] = (await ask(http, "GET", "/api/queue"))["items"]
+            if len(items) == number:
+                return items
+
+
+# --- 2.1 ---------------------------------------------------------------------------------------
+
+
+async def test_health_is_healthy_at_a_naive_local_time(http: aiohttp.ClientSession) -> None:
+    body = await ask(http, "GET", "/health")
+
+    assert body["status"] == "healthy" and NAIVE_TIME.fullmatch(body["timestamp"])
+
+
+@pytest.mark.usefixtures("holder")
+async def test_status_has_every_field_and_busy_counts_duplex_too(
+    http: aiohttp.ClientSession,
+) -> None:
+    body = await ask(http, "GET", "/status")
+
+    counts = "total idle busy duplex loading error offline".split()
+    assert [body[f"{name}_workers"] for name in counts] == [1, 0, 1, 1, 0, 0, 0]
+    assert (body["gateway_healthy"], body["queue_length"], body["max_queue_size"]) == (
+        True,
+        0,
+        1000,
+    )
+    [task] = body["running_tasks"]
+    assert TASK <= task.keys() and NAIVE_TIME.fullmatch(task["started_at"])
+
+
+@pytest.mark.usefixtures("holder")
+async def test_workers_have_every_field(http: aiohttp.ClientSession) -> None:
+    body = await ask(http, "GET", "/workers")
+
+    [worker] = body["workers"]
+    assert body["total"] == 1 and WORKER <= worker.keys()
+    assert re.fullmatch(r"worker_\d+", worker["worker_id"]) and worker["status"] in STATES
+    assert NAIVE_TIME.fullmatch(worker["last_heartbeat"])
+
+
+@pytest.mark.parametrize("path", ["/cache", "/api/cache"])
+async def test_the_cache_has_both_names(http: aiohttp.ClientSession, path: str) -> None:
+    body = await ask(http, "GET", path)
+
+    [worker] = body["workers"]
+    assert worker.keys() == {"worker_id", "status"} and worker["status"] in STATES
+
+
+# --- 2.2, 3.1, 3.2 -------------------------------------------------------------------------------
+
+
+async def test_the_line_is_one_for_all_types_and_served_in_order(
+    server: RunningOmni, http: aiohttp.ClientSession, holder: Client
+) -> None:
+    paths = ["/ws/half_duplex/hdx_a", "/ws/duplex/omni_b", "/ws/duplex/adx_c"]
+    async with (
+        connected(server.address, paths[0]) as first,
+        connected(server.address, paths[1]) as second,
+        connected(server.address, paths[2]) as third,
+    ):
+        places = [await client.expect("queued") for client in (first, second, third)]
+        body = await ask(http, "GET", "/api/queue")
+        await holder.send("stop")
+        await first.until("queue_done")
+        moved = [await client.until("queue_update") for client in (second, third)]
+        await first.socket.close()
+        await second.until("queue_done")
+        await second.socket.close()
+        await third.until("queue_done")
+
+    assert body["queue_length"] == 3 and len(body["running_tasks"]) == 1
+    assert all(item.keys() == ITEM for item in body["items"])
+    assert [(i["request_type"], i["position"]) for i in body["items"]] == [
+        ("half_duplex_audio", 1),
+        ("omni_duplex", 2),
+        ("audio_duplex", 3),
+    ]
+    assert [place["ticket_id"] for place in places] == [i["ticket_id"] for i in body["items"]]
+    assert all(re.fullmatch(r"q_[0-9a-f]{12}", place["ticket_id"]) for place in places)
+    queued = {"type", "position", "estimated_wait_s", "ticket_id", "queue_length"}
+    assert all(place.keys() == queued for place in places)
+    assert [update["position"] for update in moved] == [1, 2]
+    assert all(queued - {"ticket_id"} <= update.keys() for update in moved)
+
+
+@pytest.mark.usefixtures("holder")
+async def test_a_ticket_is_found_until_it_is_deleted_and_its_socket_is_told(
+    server: RunningOmni, http: aiohttp.ClientSession
+) -> None:
+    for path, opening in (("/ws/duplex/adx_1", None), ("/ws/chat", "hello"), ("/ws/streaming", "")):
+        async with connected(server.address, path) as client:
+            if opening is not None:
+                message = {"role": "user", "content": "hello"}
+                await client.send("prefill", messages=[message])
+            ticket_id = (await client.expect("queued"))["ticket_id"]
+            found = await ask(http, "GET", f"/api/queue/{ticket_id}")
+            deleted = await ask(http, "DELETE", f"/api/queue/{ticket_id}")
+            error = await client.until("error")
+            code = await client.closed()
+        gone = await ask(http, "GET", f"/api/queue/{ticket_id}")
+        again = await ask(http, "DELETE", f"/api/queue/{ticket_id}")
+
+        assert found["found"] is True
+        assert found["ticket"].keys() == ITEM - {"wait_elapsed_s"} | {"cancelled"}
+        assert (deleted, error["error"], code) == ({"success": True}, "Cancelled", 1000)
+        text = "Ticket not in queue (may have been assigned or cancelled)"
+        assert (gone, again) == ({"found": False, "message": text}, {"success": False})
+
+
+# --- 2.3, 3.3 ------------------------------------------------------------------------------------
+
+
+async def test_eta_has_every_field_and_the_aliases_of_older_servers(
+    http: aiohttp.ClientSession,
+) -> None:
+    body = await ask(http, "GET", "/api/config/eta")
+
+    names = (*ETA_TYPES, "streaming", "duplex")
+    assert body["config"].keys() == {f"eta_{name}_s" for name in names} | {"ema_alpha"}
+    assert body.keys() == {
+        "config",
+        "ema_alpha",
+        *(f"ema_{name}_s" for name in names),
+        *(f"ema_{name}_samples" for name in names),
+    }
+
+
+async def test_a_put_of_eta_returns_what_it_leaves_out_to_its_default(
+    http: aiohttp.ClientSession,
+) -> None:
+    both = await ask(http, "PUT", "/api/config/eta", json={"eta_duplex_s": 7, "stranger": [1]})
+    plain = await ask(http, "PUT", "/api/config/eta", json={"eta_streaming_s": None})
+
+    config = {name: both["config"][f"eta_{name}_s"] for name in ETA_TYPES}
+    assert config == {"chat": 15, "half_duplex": 180, "audio_duplex": 7, "omni_duplex": 7}
+    config = {name: plain["config"][f"eta_{name}_s"] for name in ETA_TYPES}
+    assert config == {"chat": 15, "half_duplex": 180, "audio_duplex": 120, "omni_duplex": 90}
+
+
+@pytest.mark.parametrize("is_overdue", [False, True])
+@pytest.mark.usefixtures("holder")
+async def test_waits_are_those_of_the_formula_and_follow_a_new_config_at_once(
+    server: RunningOmni, http: aiohttp.ClientSession, is_overdue: bool
+) -> None:
+    """The running session below and above its expected time; four types behind it.
+
+    Hours of expected time, so that the seconds of this test do not show.
+    """
+    held_s = 0 if is_overdue else 36_000
+    config = {"eta_audio_duplex_s": held_s, "eta_chat_s": 100, "eta_half_duplex_s": 2_000}
+    config |= {"eta_omni_duplex_s": 30_000, "eta_streaming_s": 400_000}
+    message = {"role": "user", "content": "hello"}
+    async with (
+        connected(server.address, "/ws/half_duplex/hdx_1") as half,
+        connected(server.address, "/ws/streaming") as streaming,
+        connected(server.address, "/ws/chat") as chat,
+        connected(server.address, "/ws/duplex/omni_1") as omni,
+        connected(server.address, "/ws/chat") as last,
+    ):
+        await half.expect("queued")
+        for client in (streaming, chat):
+            await client.send("prefill", messages=[message])
+            await client.expect("queued")
+        await waiting(http, 4)
+        await last.send("", messages=[message])
+        await last.expect("queued")
+        await ask(http, "PUT", "/api/config/eta", json=config)
+        items = await waiting(http, 5)
+        await ask(http, "PUT", "/api/config/eta", json={})
+    assert omni.socket.closed
+
+    order = [item["request_type"] for item in items]
+    duration_s = {"half_duplex_audio": 2_000, "streaming": 400_000, "chat": 100}
+    duration_s["omni_duplex"] = 30_000
+    waits = [item["estimated_wait_s"] for item in items]
+    assert sorted(order) == sorted([*duration_s, "chat"])
+    assert waits[0] == 15.0 if is_overdue else 36_000 - 300 < waits[0] <= 36_000
+    for index, (before, after) in enumerate(zip(waits, waits[1:])):
+        assert after - before == pytest.approx(duration_s[order[index]], abs=0.11)
+
+
+# --- 2.4, 2.5, 2.7 -------------------------------------------------------------------------------
+
+
+async def test_frontend_defaults_have_the_language_of_the_server(
+    http: aiohttp.ClientSession,
+) -> None:
+    body = await ask(http, "GET", "/api/frontend_defaults")
+
+    assert (body["playback_delay_ms"], body["default_lang"]) == (200, "zh")
+
+
+async def test_the_default_voice_has_every_field(http: aiohttp.ClientSession) -> None:
+    body = await ask(http, "GET", "/api/default_ref_audio")
+
+    assert body.keys() == {"name", "duration", "sample_rate", "samples", "base64"}
+    assert body["sample_rate"] == 16_000 and body["duration"] == round(body["duration"], 1)
+
+
+async def test_apps_have_three_fields_and_the_operators_one_more(
+    http: aiohttp.ClientSession,
+) -> None:
+    apps, all_apps = await ask(http, "GET", "/api/apps"), await ask(http, "GET", "/api/admin/apps")
+    off = {"enabled": False}
+    changed = await ask(http, "PUT", "/api/admin/apps/omni", json=off)
+    again = await ask(http, "PUT", "/api/admin/apps", json={"app_id": "omni", "enabled": True})
+
+    assert all(app.keys() == {"app_id", "name", "route"} for app in apps["apps"])
+    assert all(app.keys() == {"app_id", "name", "route", "enabled"} for app in all_apps["apps"])
+    expected = {"app_id": "omni", "name": "Omni Full-Duplex", "route": "/omni"}
+    assert changed == {"success": True, "app": {**expected, **off}}
+    assert again == {"success": True, "app": {**expected, "enabled": True}}
+
+
+# --- 14.2 ----------------------------------------------------------------------------------------
+
+
+async def test_the_calls_of_the_demos_own_api_tests_are_answered(
+    server: RunningOmni, http: aiohttp.ClientSession
+) -> None:
+    """Health, status, workers, sessions, a chat, a streaming turn, and its stop."""
+    message = {"role": "user", "content": "Say something"}
+    for path in ("/health", "/status", "/workers"):
+        async with http.get(path) as reply:
+            assert reply.status == 200
+    sessions = await ask(http, "GET", "/sessions")
+    answer = await ask(http, "POST", "/api/chat", json={"messages": [message]})
+    async with connected(server.address, "/ws/streaming/test_session") as client:
+        fields = {"session_id": "test_session", "is_last_chunk": True}
+        await client.send("prefill", messages=[message], **fields)
+        await client.until("prefill_done")
+        await client.send("generate", session_id="test_session", generate_audio=False)
+        done = await client.until("done")
+    stopped = await ask(http, "POST", "/api/streaming/stop")
+
+    assert sessions.keys() == {"total", "sessions"}
+    assert answer["success"] is True and answer["text"] == "Say something"
+    assert done["token_stats"]["generated_tokens"] == 2
+    assert stopped == {"success": False, "message": "No streaming worker found"}
