@@ -18,6 +18,7 @@ from omni.minicpmo.images import Patches, PatchGrid
 from omni.minicpmo.kv_cache import PagedKVCache
 from omni.minicpmo.mel import MAX_PIECE_SAMPLES, MelExtractor
 from omni.minicpmo.sampling import TextSampler, to_device
+from omni.minicpmo.seeing import Seeing
 from omni.minicpmo.speech_codes import RECORDED_CODES, SpeechCall, SpeechCodes, SpeechMode
 from omni.minicpmo.thinking import Choose, Thinking
 from omni.minicpmo.vocoding import Vocoder, Vocoding
@@ -76,6 +77,7 @@ class Runner:
         self.speech = SpeechCodes(
             model.tts, sizes.num_slots, num_pages, sizes.page_size, pool, uses_kernel
         )
+        self.seeing = Seeing(model.vision, pool)
         self.hearing = Hearing(model.audio, sizes.num_slots, pool, uses_kernel)
         self.vocoding = Vocoding(token2wav, self.device)
         self._mel = MelExtractor(self.device)
@@ -85,6 +87,8 @@ class Runner:
 
         voice_codes: of the voice that most sessions speak with.
         """
+        with or_eager("vision"):
+            self.seeing.record()
         with or_eager("hearing"):
             self.hearing.record(batch_sizes)
         self.thinking.record(batch_sizes)
@@ -139,8 +143,7 @@ class Runner:
 
     def see(self, patches: Sequence[Patches], grids: Sequence[PatchGrid]) -> Tensor:
         """Return (N, 64, C) of N pictures and slices."""
-        embeds: Tensor = self.model.vision([torch.from_numpy(each) for each in patches], grids)
-        return embeds
+        return self.seeing.see(patches, grids)
 
     def listen(self, pieces: Sequence[Waveform], sees_all: bool) -> list[Tensor]:
         """Return (tokens, C) for each piece of at most 30 s."""

@@ -18,8 +18,9 @@ from omni.minicpmo.work import Draw, Drawn, Fed, Feed, Ids, Part
 
 #: Rows of at most so many cached tokens have recorded steps; a client stops itself at 8,192.
 _RECORDED_TOKENS = 16_384
-#: Prompts are filled up to these. A unit of sound has 13 to 16 tokens, one with a picture 79 to 82.
-_PROMPT_TOKENS = (16, 96)
+#: Prompts are filled up to these. A unit of sound has 13 to 16 tokens, one with a picture 79 to 82,
+#: a question in a chat with a reference voice some 200.
+_PROMPT_TOKENS = (16, 96, 256)
 #: Tokens of a batch up to which prompts have recorded steps; launching a larger one takes no longer
 #: than computing it (26 ms on an H100).
 _PROMPT_BATCH_TOKENS = 1024

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Call = Callable[..., tuple[Tensor, ...]]
-WARM_UP_RUNS = 3  # cuDNN, cuBLAS and cuFFT choose and allocate on the first runs
+WARM_UP_RUNS = 1  # cuDNN, cuBLAS and cuFFT choose and allocate on the first run
 
 
 class GraphedCall:

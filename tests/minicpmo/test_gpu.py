@@ -14,6 +14,7 @@ from omni.minicpmo.hearing import Hearing
 from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow, StepShape
 from omni.minicpmo.model.config import DecoderConfig
 from omni.minicpmo.model.layers import Decoder, Linear, gated_product, product
+from omni.minicpmo.seeing import Seeing
 from omni.minicpmo.speech_codes import SpeechCall, SpeechCodes, SpeechMode
 
 pytestmark = [
@@ -198,6 +199,17 @@ def test_hearing_on_the_gpu_recorded_or_not_equals_hearing_on_the_cpu(model, on_
             heard.append(hearing.step([0, 1]).cpu())
         for other in heard[1:]:
             torch.testing.assert_close(other, heard[0], rtol=0, atol=1e-3)
+
+
+def test_recorded_pictures_are_those_of_the_eager_twin(on_gpu):
+    recorded, eager = (Seeing(on_gpu.vision, GraphPool(torch.device("cuda"))) for _ in range(2))
+    recorded.record()
+    grids = [(32, 32), (28, 37), (32, 32), (32, 32)]
+    for seed in range(2):
+        random = np.random.default_rng(seed)
+        patches = [random.integers(0, 256, (a * b, 588), dtype=np.uint8) for a, b in grids]
+        twins = [seeing.see(patches, grids) for seeing in (recorded, eager)]
+        torch.testing.assert_close(*twins, rtol=0, atol=1e-4)
 
 
 def test_greedy_speech_on_the_gpu_equals_that_on_the_cpu(model, on_gpu, expected):

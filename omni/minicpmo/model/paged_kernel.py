@@ -17,7 +17,7 @@ from torch import Tensor
 # Programs that keep a Hopper card busy: two for each of its 132 multiprocessors.
 _WANTED_PROGRAMS = 264
 _MAX_SPLITS = 32
-_MAX_QUERY_BLOCK = 64
+_MIN_QUERY_BLOCK, _MAX_QUERY_BLOCK = 16, 64
 
 
 # Numbers of tokens and pages are no constants: each would be compiled for anew, for a second.
@@ -122,7 +122,7 @@ def attend_pages(
     """
     rows, num_kv_heads, num_queries, head_dim = query.shape
     num_pages = pages.shape[1]
-    block = min(_MAX_QUERY_BLOCK, max(16, triton.next_power_of_2(num_queries)))
+    block = _MIN_QUERY_BLOCK if num_queries <= _MIN_QUERY_BLOCK else _MAX_QUERY_BLOCK
     blocks = triton.cdiv(num_queries, block)
     splits = _num_splits(rows * num_kv_heads * blocks, num_pages)
     parts = torch.empty(
@@ -161,7 +161,7 @@ def attend_pages(
         out,
         splits,
         HEAD_DIM=head_dim,
-        SPLITS=triton.next_power_of_2(splits),
+        SPLITS=_MAX_SPLITS,  # not the number itself: each would be compiled for anew
     )
     return out
 
