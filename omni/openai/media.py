@@ -14,14 +14,13 @@ from omni.containers import read_sound
 from omni.engine import Buffer
 from omni.errors import ClientError
 from omni.openai.errors import Refusal
+from omni.pictures import MAX_PIXELS
 from omni.realtime.fields import Location
 from omni.realtime.media import MAX_IMAGE_BYTES, checked_sound, decode_file
 
 MAX_VIDEO_BYTES = 256 * 2**20
 #: A compressed sound in a message: half an hour of MP3 at 320 kbit/s.
 MAX_SOUND_BYTES = 72 * 2**20
-#: 8K twice over, 192 MB decoded; beyond it lies a decompression bomb.
-MAX_PIXELS = 64_000_000
 #: Pillow's readers that may see what strangers send; others run programs, or are seldom tested.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
