@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import zlib
 
 import aiohttp
 import orjson
@@ -164,6 +165,23 @@ def test_any_bytes_are_refused(
 
     assert status == 400
     check(status, body, kind)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/audio/transcriptions"])
+async def test_a_body_that_unpacks_to_too_much_is_too_large(
+    http: aiohttp.ClientSession, path: str
+) -> None:
+    """Half a gigabyte of zeros, in half a megabyte."""
+    packer = zlib.compressobj(9, wbits=31)
+    bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(512)) + packer.flush()
+    kind = "multipart/form-data; boundary=b" if "audio" in path else "application/json"
+    headers = {"Content-Encoding": "gzip", "Content-Type": kind}
+
+    async with http.post(path, data=bomb, headers=headers) as reply:
+        status, answer = reply.status, await reply.json()
+
+    assert status in (400, 413), answer
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
 
 
 async def test_after_all_of_it_the_same_worker_serves(server: RunningOmni) -> None:

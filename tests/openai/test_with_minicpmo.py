@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import AsyncIterator, Iterator
 
+import aiohttp
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -111,6 +112,31 @@ async def test_a_film_is_seen_and_heard(client: AsyncOpenAI) -> None:
     details = reply.usage.prompt_tokens_details.model_dump()
     assert details["image_tokens"] == 3 * 64
     assert details["audio_tokens"] in range(28, 33)
+
+
+async def test_a_voice_is_found_by_its_name_or_id_and_others_are_the_default(
+    client: AsyncOpenAI, seer: RunningOmni
+) -> None:
+    """The model hears the voice, too: ten tokens of sound a second, in front of the talk."""
+
+    async def heard(voice: object) -> int | None:
+        reply = await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Hello"}],
+            modalities=["text", "audio"],
+            audio={"voice": voice, "format": "wav"},  # type: ignore[typeddict-item]
+            max_completion_tokens=3,
+        )
+        assert reply.usage is not None and reply.usage.prompt_tokens_details is not None
+        return reply.usage.prompt_tokens_details.audio_tokens
+
+    body = {"name": "Kathryn", "audio_base64": base64.b64encode(sound_file(2.0)).decode()}
+    async with aiohttp.ClientSession(seer.address) as http:
+        async with http.post("/api/assets/ref_audio", json=body) as reply:
+            voice_id = (await reply.json())["id"]
+
+    assert await heard("kathryn") == await heard({"id": voice_id}) == 20
+    assert await heard("alloy") == await heard({"id": "nobody"}) != 20
 
 
 async def test_a_text_is_read_out_as_it_is_made(client: AsyncOpenAI) -> None:
