@@ -190,6 +190,11 @@ class Answers:
             await self.owner.turned_away(exc)
         except OmniError as exc:
             await self._fail(answer, exc)
+        except ConnectionError:
+            raise  # of the client: the whole call ends
+        except Exception:
+            log.exception("answer %s failed", answer.response.id)
+            await self._fail(answer, OmniError("The server failed; the call goes on"))
         finally:
             self._running.remove(answer)
         if not answer.is_cancelled:

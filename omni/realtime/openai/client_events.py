@@ -26,7 +26,9 @@ from omni.realtime.openai.items import Item
 from omni.realtime.openai.read_items import read_item, required
 
 MAX_INPUT_ITEMS = 500
-_MAX_SOUND_CHARS = 16 * 2**20  # OpenAI's own limit: 15 MiB of base64 in one append
+#: Longest sound in one event; microphones send 0.1 s, programs whole questions.
+MAX_APPEND_S = 120.0
+_MAX_SOUND_CHARS = 16 * 2**20
 _MAX_METADATA = 16
 #: The longest answer position that can be named: a day.
 _MAX_MS = 86_400_000
@@ -178,8 +180,8 @@ def _append(fields: Fields, config: SessionConfig) -> AppendSound:
     width = 2 if config.input_format == "audio/pcm" else 1
     if len(data) % width:
         raise FieldError(("audio",), f"{len(data)} bytes are no whole number of 16-bit samples")
-    if len(data) > MAX_CHUNK_S * width * rate_hz(config.input_format):
-        raise FieldError(("audio",), f"more than {MAX_CHUNK_S:.0f} s of sound in one event")
+    if len(data) > MAX_APPEND_S * width * rate_hz(config.input_format):
+        raise FieldError(("audio",), f"more than {MAX_APPEND_S:.0f} s of sound in one event")
     return AppendSound(data=data)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from attrs import define, evolve, field
 
-from omni.audio import Waveform, float32_from_waveform, waveform_from_float32
+from omni.audio import INPUT_HZ, Waveform, float32_from_waveform, waveform_from_float32
 from omni.engine import Buffer, Capabilities
 from omni.errors import ProtocolError, QueueFull
 from omni.link import BrokerLink
@@ -227,10 +227,17 @@ class RealtimeSession:
     # --- sound ---
 
     async def _append(self, event: AppendSound) -> None:
-        if event.pcm is None:
-            waveform = self._decoder.push(event.data)
-        else:
+        """Listen to what was appended, a second at a time: much at once must not hold up others."""
+        if event.pcm is not None:
             waveform = waveform_from_float32(event.pcm)
+        elif len(event.data) > _INLINE_BYTES:
+            waveform = await asyncio.to_thread(self._decoder.push, event.data)
+        else:
+            waveform = self._decoder.push(event.data)
+        for at in range(0, waveform.size, INPUT_HZ):
+            await self._hear(waveform[at : at + INPUT_HZ])
+
+    async def _hear(self, waveform: Waveform) -> None:
         if waveform.size > INLINE_WINDOWS * WINDOW_SAMPLES:
             changes = await asyncio.to_thread(self._microphone.push, waveform)
         else:

@@ -15,6 +15,7 @@ from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 
 from omni.audio import Waveform, pcm16_from_waveform
+from tests.realtime.client import connected
 
 TIMEOUT_S = 60.0
 #: What a microphone gives at a time, in samples of 24 kHz: 100 ms.
@@ -119,3 +120,13 @@ def sound_of(events: Sequence[Event]) -> Waveform:
     deltas = [e["delta"] for e in events if e["type"] == "response.output_audio.delta"]
     pcm = b"".join(map(base64.b64decode, deltas))
     return np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32_768)
+
+
+@asynccontextmanager
+async def slot_held(address: str) -> AsyncIterator[None]:
+    """Hold a slot for the time of the block, by a session of the demo's that says nothing."""
+    async with connected(address, "/ws/duplex/adx_holder") as holder:
+        await holder.prepare()
+        yield
+        await holder.send("stop")
+        await holder.until("stopped")

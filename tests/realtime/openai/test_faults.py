@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import RunningOmni, StartOmni
 from tests.fakes import until
-from tests.realtime.openai.talk import TIMEOUT_S, Event, Talk, talking
+from tests.realtime.openai.talk import TIMEOUT_S, Event, Talk, slot_held, talking
 
 LONG = "word " * 900
 TEXT = ["text"]
@@ -27,7 +27,7 @@ def scarce(start_omni: StartOmni) -> Iterator[RunningOmni]:
 @pytest.fixture(scope="module")
 def single(start_omni: StartOmni) -> Iterator[RunningOmni]:
     """One slot, for which there is a line."""
-    running = start_omni({"fabric.slots": 1})
+    running = start_omni({"fabric.slots": 1, "realtime.max_wait_s": 1000})
     yield running
     running.stop()
 
@@ -65,46 +65,39 @@ async def begin_long(talk: Talk) -> None:
 
 
 async def test_who_would_wait_too_long_is_sent_away(scarce: RunningOmni) -> None:
-    async with talking(scarce.address) as first, talking(scarce.address) as second:
-        await begin_long(first)
-        await second.write("one")
-        await second.send("response.create")
-        error = await last_error(second)
-        code = await closed(second)
-        await first.send("response.cancel")
-        await first.done()
+    async with talking(scarce.address) as talk, slot_held(scarce.address):
+        await talk.write("one")
+        await talk.send("response.create")
+        error = await last_error(talk)
+        code = await closed(talk)
 
-    failed = next(e["response"] for e in second.events if e["type"] == "response.done")
+    failed = next(e["response"] for e in talk.events if e["type"] == "response.done")
     assert error["code"] == "server_busy" and code == 1013
     assert failed["status"] == "failed" and failed["output"] == []
 
 
 async def test_waiting_is_silent(single: RunningOmni) -> None:
-    async with talking(single.address) as first, talking(single.address) as second:
-        await begin_long(first)
-        await second.write("one")
-        await second.send("response.create", response={"output_modalities": TEXT})
-        await second.until("response.created")
-        num_events = len(second.events)
-        await first.send("response.cancel")
-        await first.done()
-        response = await second.done()
+    async with talking(single.address) as talk:
+        async with slot_held(single.address):
+            await talk.write("one")
+            await talk.send("response.create", response={"output_modalities": TEXT})
+            await talk.until("response.created")
+            num_events = len(talk.events)
+        response = await talk.done()
 
-    assert second.events[num_events]["type"] == "response.output_item.added"
+    assert talk.events[num_events]["type"] == "response.output_item.added"
     assert response["status"] == "completed"
 
 
 async def test_a_waiting_answer_can_be_cancelled(single: RunningOmni) -> None:
-    async with talking(single.address) as first, talking(single.address) as second:
-        await begin_long(first)
-        await second.write("one")
-        await second.send("response.create")
-        await second.until("response.created")
-        await second.send("response.cancel")
-        cancelled = await second.done()
-        await first.send("response.cancel")
-        await first.done()
-        answered = await second.ask("two", output_modalities=TEXT)
+    async with talking(single.address) as talk:
+        async with slot_held(single.address):
+            await talk.write("one")
+            await talk.send("response.create")
+            await talk.until("response.created")
+            await talk.send("response.cancel")
+            cancelled = await talk.done()
+        answered = await talk.ask("two", output_modalities=TEXT)
 
     assert cancelled["status"] == "cancelled" and cancelled["output"] == []
     assert answered["output"][0]["content"][0]["text"] == "one two"

@@ -8,7 +8,7 @@ import pytest
 from bench.speech import load_voice, speak
 from omni.audio import OUTPUT_HZ, Waveform, samples
 from tests.conftest import RunningOmni, StartOmni
-from tests.realtime.openai.talk import Talk, talking
+from tests.realtime.openai.talk import Talk, slot_held, talking
 
 TURN = [
     "input_audio_buffer.speech_started",
@@ -21,8 +21,8 @@ TURN = [
 
 @pytest.fixture(scope="module")
 def single(start_omni: StartOmni) -> Iterator[RunningOmni]:
-    """One slot: who wants to see an answer on its way takes it first."""
-    running = start_omni({"fabric.slots": 1})
+    """One slot: who wants to see an answer wait takes it first."""
+    running = start_omni({"fabric.slots": 1, "realtime.max_wait_s": 1000})
     yield running
     running.stop()
 
@@ -42,18 +42,6 @@ def quiet(duration_s: float) -> Waveform:
     size = samples(duration_s, OUTPUT_HZ)
     noise = np.random.default_rng(7).standard_normal(size, dtype=np.float32)
     return noise * np.float32(1e-4)
-
-
-async def hold_the_slot(talk: Talk) -> None:
-    """Have an answer made that lasts as long as its sound is not read."""
-    await talk.write("word " * 900)
-    await talk.send("response.create")
-    await talk.until("response.output_audio.delta")
-
-
-async def let_go(talk: Talk) -> None:
-    await talk.send("response.cancel")
-    await talk.done()
 
 
 def names(talk: Talk) -> list[str]:
@@ -88,14 +76,13 @@ async def test_a_pause_within_a_turn_answers_nothing(
 async def test_speech_ends_an_answer_that_only_waits(
     single: RunningOmni, speech: Waveform
 ) -> None:
-    async with talking(single.address) as other, talking(single.address) as talk:
-        await hold_the_slot(other)
-        await talk.write("one")
-        await talk.send("response.create")
-        await talk.until("response.created")
-        await talk.say(speech)
-        interrupted = await talk.done()
-        await let_go(other)
+    async with talking(single.address) as talk:
+        async with slot_held(single.address):
+            await talk.write("one")
+            await talk.send("response.create")
+            await talk.until("response.created")
+            await talk.say(speech)
+            interrupted = await talk.done()
         answered = await talk.done()
 
     assert interrupted["status_details"]["reason"] == "turn_detected"
@@ -106,17 +93,16 @@ async def test_who_may_not_interrupt_is_answered_afterwards(
     single: RunningOmni, speech: Waveform
 ) -> None:
     detection = {"type": "server_vad", "interrupt_response": False}
-    async with talking(single.address) as other, talking(single.address) as talk:
+    async with talking(single.address) as talk:
         await talk.update(audio={"input": {"turn_detection": detection}})
-        await hold_the_slot(other)
-        await talk.write("one")
-        await talk.send("response.create")
-        await talk.until("response.created")
-        talk.events.clear()
-        await talk.say(speech)
-        await talk.until("conversation.item.done")
-        meanwhile = names(talk)
-        await let_go(other)
+        async with slot_held(single.address):
+            await talk.write("one")
+            await talk.send("response.create")
+            await talk.until("response.created")
+            talk.events.clear()
+            await talk.say(speech)
+            await talk.until("conversation.item.done")
+            meanwhile = names(talk)
         first, second = await talk.done(), await talk.done()
 
     assert meanwhile == TURN
