@@ -297,7 +297,12 @@ def _is_page(request: web.Request, pattern: str) -> bool:
 
 
 def _bounded(request: web.Request, max_bytes: int) -> web.Request:
-    """Return *request*, whose body can be read up to *max_bytes*. Raises: TooLarge."""
+    """Return *request*, whose body can be read up to *max_bytes*. Raises: TooLarge, ProtocolError.
+
+    A body is taken as it is: unpacked, a small one could be of any size.
+    """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ProtocolError("Send the body as it is, without a Content-Encoding")
     if not request.can_read_body:
         return request
     if (request.content_length or 0) > max_bytes:

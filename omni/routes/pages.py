@@ -1,5 +1,6 @@
 """The pages and their files, with the headers that browsers need to trust and refresh them."""
 
+import errno
 from pathlib import Path
 
 from aiohttp import web
@@ -60,7 +61,12 @@ async def get_redoc(request: web.Request) -> web.Response:
 @web.middleware
 async def page_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Put `HEADERS` on whatever is served as a file."""
-    response = await handler(request)
+    try:
+        response = await handler(request)
+    except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:  # aiohttp asks the disk for whatever stands in the path
+            raise NotFound("Not Found") from exc
+        raise
     if isinstance(response, web.FileResponse):
         response.headers.update(HEADERS)
     return response

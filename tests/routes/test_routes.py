@@ -190,16 +190,16 @@ async def test_a_body_that_is_no_json_object_is_400(
     assert body["detail"] == body["error"] and body["detail"]
 
 
-async def test_a_gzip_body_is_read_and_a_broken_one_is_400(http: aiohttp.ClientSession) -> None:
-    """aiohttp raises inside of the handler then, which is no fault of the server."""
+async def test_a_packed_body_is_400_whole_or_broken(http: aiohttp.ClientSession) -> None:
+    """Unpacking is what a bomb of 300 KB needs to stop the server; no known client packs."""
     good = gzip.compress(b'{"messages": [{"role": "user", "content": "zip"}]}')
     headers = {"Content-Encoding": "gzip"}
 
-    read, reply = await _json(http.post("/api/chat", data=good, headers=headers))
-    broken, error = await _json(http.post("/api/chat", data=b"no gzip at all", headers=headers))
+    whole, error = await _json(http.post("/api/chat", data=good, headers=headers))
+    broken, _ = await _json(http.post("/api/chat", data=b"no gzip at all", headers=headers))
 
-    assert (read, reply["text"]) == (200, "zip")
-    assert broken == 400 and error["detail"]
+    assert (whole, broken) == (400, 400)
+    assert "Content-Encoding" in error["detail"]
 
 
 async def test_a_body_above_the_limit_is_413(http: aiohttp.ClientSession) -> None:
