@@ -5,7 +5,9 @@ nothing of it leaves before the silence is long enough, and when the user goes o
 Source: the published half-duplex loop and its server.
 """
 
-from attrs import define, evolve
+from collections import deque
+
+from attrs import define, evolve, field
 
 from omni.audio import INPUT_HZ, Waveform, samples, seconds, waveform_from_float32
 from omni.engine import (
@@ -24,6 +26,7 @@ from omni.minicpmo.answer import AnswerRules
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.content import MediaOptions, read_message
 from omni.minicpmo.dialogue import Dialogue
+from omni.minicpmo.images import SlicedImage, decode_image, slice_image
 from omni.minicpmo.replies import Replies, Reply, utterance
 from omni.minicpmo.sampling import HALF_DUPLEX_SAMPLING, TextRule, TextSampling
 from omni.minicpmo.session import Session
@@ -34,6 +37,9 @@ from omni.vad import Speech, SpeechDetector, SpeechRules
 DEFAULT_SYSTEM = (Part(kind="text", text="You are a helpful assistant."),)
 #: The pop of a microphone that is switched on. Source: the demo protocol's 6.3
 _DEAF_AT_FIRST_S = 0.5
+#: Pictures of one turn; the oldest go. The published page sends one a second.
+MAX_PICTURES = 16
+_MAX_SLICES = 1  # where the client does not say. Source: the published page's
 
 
 def half_duplex(
@@ -90,7 +96,10 @@ def _recording(system: tuple[Part, ...], default: Waveform) -> Waveform:
 
 @define(kw_only=True, eq=False)
 class HandsFree:
-    """Listens for utterances and has them answered. early: an answer that waits for its release."""
+    """Listens for utterances and has them answered. early: an answer that waits for its release.
+
+    pictures: shown while the user spoke, and the last one before. They stand before the words.
+    """
 
     session: Session
     replies: Replies
@@ -98,11 +107,15 @@ class HandsFree:
     num_deaf_samples: int = samples(_DEAF_AT_FIRST_S, INPUT_HZ)
     num_turns: int = 0
     early: Reply | None = None
+    pictures: deque[SlicedImage] = field(factory=lambda: deque(maxlen=MAX_PICTURES))
+    is_speaking: bool = False
 
     def listen(self) -> Program[None]:
         """Hear chunk after chunk."""
         while True:
             chunk = yield from self.session.receive()
+            if len(chunk.frames):
+                yield from self._see(chunk)
             try:
                 changes = yield from self._detect(chunk)
             except ClientError as exc:
@@ -114,6 +127,22 @@ class HandsFree:
                 yield from self._on_speech(change)
                 if change.kind == "ended":
                     break  # what came behind it is not heard
+
+    def _see(self, chunk: AudioChunk) -> Program[None]:
+        """Keep the chunk's pictures; what is wrong with one is told, and the sound still heard."""
+        most = chunk.max_slice_nums or _MAX_SLICES
+        frames = [bytes(frame) for frame in chunk.frames]
+        try:
+            seen = yield from done(
+                Aside(call=lambda: [slice_image(decode_image(frame), most) for frame in frames])
+            )
+        except ClientError as exc:
+            self.session.emit(Failed(code=exc.code, message=str(exc)))
+            return
+        if not self.is_speaking:
+            self.pictures.clear()
+            seen = seen[-1:]
+        self.pictures.extend(seen)
 
     def _detect(self, chunk: AudioChunk) -> Program[list[Speech]]:
         waveform = waveform_from_float32(chunk.pcm)
@@ -128,16 +157,19 @@ class HandsFree:
     def _on_speech(self, change: Speech) -> Program[None]:
         match change.kind:
             case "started":
+                self.is_speaking = True
                 self.session.emit(VadState(speaking=True))
             case "paused":
-                said = utterance(change.waveform)
+                said = utterance(change.waveform, self.pictures)
                 self.early = yield from self.replies.begin(said, is_held=True)
             case "resumed":
                 yield from self._drop_early()
             case "dropped":
                 yield from self._drop_early()
+                self.is_speaking = False
                 self.session.emit(VadState(speaking=False))
             case "ended":
+                self.is_speaking = False
                 self.session.emit(VadState(speaking=False))
                 yield from self._turn(change.waveform)
 
@@ -151,7 +183,8 @@ class HandsFree:
             yield from self._drop_early()
         reply, self.early = self.early, None
         if reply is None:
-            reply = yield from self.replies.begin(utterance(waveform), is_held=False)
+            said = utterance(waveform, self.pictures)
+            reply = yield from self.replies.begin(said, is_held=False)
         reply.costs.start_s = session.now_s()
         reply.outlet.release()
         try:
@@ -166,6 +199,7 @@ class HandsFree:
         session.emit(TurnDone(turn_index=self.num_turns, text=reply.text, costs=costs))
         session.is_stopped = False
         session.chunks.clear()
+        self.pictures.clear()
         self.detector.reset()
 
     def _drop_early(self) -> Program[None]:

@@ -1,5 +1,6 @@
 """The answers of a hands-free session; one may begin before it is certain that it is wanted."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,29 @@ from omni.minicpmo.answer import Answer, AnswerRules
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.content import Content, num_audio_tokens
 from omni.minicpmo.dialogue import Dialogue, Mark
+from omni.minicpmo.images import SlicedImage
 from omni.minicpmo.mel import FIRST_MIN_SAMPLES
 from omni.minicpmo.outlet import Costs, Outlet
-from omni.minicpmo.prompt import AudioPart
+from omni.minicpmo.prompt import AudioPart, ImagePart
 from omni.minicpmo.session import Session
 from omni.minicpmo.speaker import Speaker, begin_voice
 from omni.minicpmo.voice import Voice
 from omni.minicpmo.work import Fork, Join, Part, Program, Strand, done
 
 
-def utterance(waveform: Waveform) -> Content:
-    """Return what the user said (float32, 16 kHz) as a turn: a short one gets silence in front."""
+def utterance(waveform: Waveform, pictures: Sequence[SlicedImage] = ()) -> Content:
+    """Return what the user said (float32, 16 kHz) and showed as a turn, the pictures first.
+
+    A short one gets silence in front.
+    """
     missing = max(0, FIRST_MIN_SAMPLES - len(waveform))
     sound = np.pad(waveform, (missing, 0))
+    spoken = AudioPart(num_tokens=num_audio_tokens(len(sound)))
     return Content(
-        role="user", parts=(AudioPart(num_tokens=num_audio_tokens(len(sound))),), sound=sound
+        role="user",
+        parts=(*(ImagePart(grid=picture.grid) for picture in pictures), spoken),
+        images=tuple(pictures),
+        sound=sound,
     )
 
 

@@ -1,10 +1,12 @@
 """Hands-free turns on the engine, with real speech: events, early answers, stops and failures."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from attrs import evolve
 from numpy.typing import NDArray
 
 from omni.audio import INPUT_HZ, resample
@@ -31,6 +33,7 @@ from omni.engine import (
 from omni.minicpmo.setup import EngineOptions
 from omni.wav import waveform_from_wav
 from tests.minicpmo.driver import Driver, heard, pcm, slots
+from tests.minicpmo.pictures import golden_picture
 from tests.minicpmo.script import Script
 
 #: Somebody says a word for 0.6 s, and more from 0.8 s on.
@@ -366,6 +369,59 @@ def test_a_broken_chunk_fails_alone(
 
     assert not failed.fatal
     assert isinstance(done, TurnDone)
+    assert done.text == "one two"
+
+
+def jpeg(number: int) -> Buffer:
+    file = io.BytesIO()
+    golden_picture(320, 240, number).save(file, "JPEG")
+    return Buffer(file.getvalue())
+
+
+def tokens_of_turn(
+    driver: Driver, word: NDArray[np.float32], generation: int, before: int, during: int
+) -> int:
+    """Return how many tokens a turn took that was begun and accompanied by so many pictures."""
+    seat = Slot(index=1, generation=generation)
+    prepare(driver, seat, evolve(PREPARE, speak=False, max_new_tokens=1))
+    length = driver.runner.kv_length(1)
+    for number in range(before):
+        driver.step(seat, AudioChunk(pcm=pcm(quiet(0.1)), frames=(jpeg(number),)))
+    say(driver, seat, quiet(0.3 - 0.1 * before), word)
+    driver.until(lambda: any(isinstance(event, VadState) for event in driver.events[seat]))
+    for number in range(2):
+        frames = (jpeg(number),) if number < during else ()
+        driver.step(seat, AudioChunk(pcm=pcm(word[6400:9600]), frames=frames))
+    say(driver, seat, quiet(1.0))
+    events_of_turn(driver, seat)
+    grown = driver.runner.kv_length(1) - length
+    driver.step(seat, Close())
+    return grown
+
+
+def test_pictures_shown_while_speaking_and_the_last_before_are_part_of_the_turn(
+    driver: Driver, word: NDArray[np.float32]
+) -> None:
+    none = tokens_of_turn(driver, word, 1, before=0, during=0)
+    last = tokens_of_turn(driver, word, 2, before=3, during=0)
+    all_seen = tokens_of_turn(driver, word, 3, before=3, during=2)
+
+    of_picture = 64 + 2  # and its two delimiters
+    assert last - none == of_picture
+    assert all_seen - last == 2 * of_picture
+
+
+def test_a_broken_picture_is_told_and_its_sound_is_heard(
+    driver: Driver, slot: Slot, script: Script, word: NDArray[np.float32]
+) -> None:
+    prepare(driver, slot)
+
+    failed = driver.refusal(slot, AudioChunk(pcm=pcm(word), frames=(Buffer(b"no picture"),)))
+    script_answer(driver, script, "one two")
+    say(driver, slot, quiet(1.0))
+    done = events_of_turn(driver, slot)[-1]
+
+    assert not failed.fatal and isinstance(done, TurnDone)
     assert done.text == "one two"
 
 
