@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import define, field
 
 from omni.engine import Buffer, ChatRequest, PrefillDone, ReplyChunk
 from omni.errors import ProtocolError
+from omni.realtime.binary_sound import SoundWriter, sound_form
 from omni.realtime.content import parse_messages
 from omni.realtime.dialect import (
     ChatAnswered,
@@ -18,7 +19,7 @@ from omni.realtime.dialect import (
     event,
 )
 from omni.realtime.fields import Fields, read_object
-from omni.realtime.media import MAX_VOICE_S, decode_sound, encode_base64
+from omni.realtime.media import MAX_VOICE_S, decode_sound
 from omni.realtime.native import render_common
 
 #: The demo answers shorter on its socket than on its HTTP route.
@@ -30,9 +31,11 @@ _MAX_SEED = 2**63 - 1
 _TTS_MODES = ("default", "audio_assistant", "omni", "audio_roleplay", "voice_cloning")
 
 
-@frozen
+@define
 class ChatDialect:
     """Speaks `/ws/chat`: one request, one answer."""
+
+    _mouth: SoundWriter = field(factory=SoundWriter, init=False)
 
     def parse(self, data: bytes, binary: bool) -> Command:
         """Return the command in *data*. Raises: ProtocolError."""
@@ -41,21 +44,44 @@ class ChatDialect:
         fields = read_object(data)
         if fields.values.get("type") in ("stop", "cancel"):
             return Stop()
-        request = parse_request(fields, SOCKET_MAX_NEW_TOKENS)
+        form, request = sound_form(fields), parse_request(fields, SOCKET_MAX_NEW_TOKENS)
+        self._mouth.form = form
         return Open(input=request, stream=fields.flag("streaming", True))
 
     def render(self, notice: Notice) -> Sequence[Frame]:
         """Return the frames of *notice*."""
         match notice:
             case ReplyChunk():
-                return _render_chunk(notice)
+                return self._render_chunk(notice)
             case PrefillDone(input_tokens=input_tokens):
                 return event("prefill_done", input_tokens=input_tokens)
             case ChatAnswered():
-                return _render_done(notice)
+                return self._render_done(notice)
             case QueueDone():  # its clients wait in silence; who waited knows by `prefill_done`
                 return []
         return render_common(notice)
+
+    def _render_chunk(self, chunk: ReplyChunk) -> Sequence[Frame]:
+        audio, frames = self._mouth.told("audio_data", chunk.pcm, chunk.is_final)
+        fields: dict[str, object] = {"text_delta": chunk.text} if chunk.text else {}
+        if len(chunk.pcm) or frames:
+            fields |= audio
+        return [*event("chunk", **fields), *frames] if fields else []
+
+    def _render_done(self, answer: ChatAnswered) -> Sequence[Frame]:
+        done, frames = answer.done, list[Frame]()
+        fields: dict[str, object] = {
+            "text": done.text,
+            "generated_tokens": done.generated_tokens,
+            "input_tokens": done.input_tokens,
+            "finish_reason": done.finish_reason,
+        }
+        if answer.recording_id:
+            fields["recording_session_id"] = answer.recording_id
+        if not answer.stream:
+            audio, frames = self._mouth.told("audio_data", answer.pcm, is_last=True)
+            fields |= audio
+        return [*event("done", **fields), *frames]
 
 
 def parse_request(fields: Fields, max_new_tokens: int) -> ChatRequest:
@@ -91,27 +117,3 @@ def parse_request(fields: Fields, max_new_tokens: int) -> ChatRequest:
 def _parse_voice(tts: Fields) -> Buffer:
     text = tts.text("ref_audio_data", max_chars=_MAX_SOUND_CHARS)
     return decode_sound(text, (*tts.loc, "ref_audio_data"), MAX_VOICE_S)
-
-
-def _render_chunk(chunk: ReplyChunk) -> Sequence[Frame]:
-    fields: dict[str, object] = {}
-    if chunk.text:
-        fields["text_delta"] = chunk.text
-    if len(chunk.pcm):
-        fields["audio_data"] = encode_base64(chunk.pcm)
-    return event("chunk", **fields) if fields else []
-
-
-def _render_done(answer: ChatAnswered) -> Sequence[Frame]:
-    done = answer.done
-    fields: dict[str, object] = {
-        "text": done.text,
-        "generated_tokens": done.generated_tokens,
-        "input_tokens": done.input_tokens,
-        "finish_reason": done.finish_reason,
-    }
-    if answer.recording_id:
-        fields["recording_session_id"] = answer.recording_id
-    if not answer.stream:
-        fields["audio_data"] = encode_base64(answer.pcm)
-    return event("done", **fields)

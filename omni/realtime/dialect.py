@@ -5,7 +5,7 @@ the dialect writes as frames of the socket. A dialect keeps no state but what wa
 its own counters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import orjson
@@ -281,10 +281,14 @@ Notice = (
 
 @frozen
 class Frame:
-    """One frame of a WebSocket: JSON text, or binary sound."""
+    """One frame of a WebSocket: JSON text, or binary sound.
+
+    work: makes *data* when the frame goes, in a thread, where that costs more than a moment.
+    """
 
     data: bytes
     binary: bool = False
+    work: Callable[[], bytes] | None = None
 
 
 class Dialect(Protocol):

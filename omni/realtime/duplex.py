@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from attrs import define, evolve
+from attrs import define, evolve, field
 
-from omni.audio import OUTPUT_HZ, pcm16_from_waveform, waveform_from_float32
+from omni.audio import OUTPUT_HZ
 from omni.engine import AudioChunk, Buffer, PrepareDuplex
 from omni.errors import ProtocolError
+from omni.realtime.binary_sound import SoundReader, SoundWriter, sound_form
 from omni.realtime.dialect import (
     Command,
     Diagnose,
@@ -29,21 +30,17 @@ from omni.realtime.dialect import (
 )
 from omni.realtime.fields import Fields, read_object
 from omni.realtime.media import (
-    FLOAT32_TAG,
     MAX_CHUNK_S,
     MAX_VOICE_S,
-    PCM16_TAG,
-    decode_binary_sound,
     decode_picture,
     decode_sound,
-    encode_base64,
 )
 from omni.realtime.native import render_common
 
 DuplexMode = Literal["audio_duplex", "omni_duplex"]
-SoundForm = Literal["base64", "pcm16", "float32"]
-_SOUND_FORMS: tuple[SoundForm, ...] = ("base64", "pcm16", "float32")
 
+#: Those of the demo's pages have some 2 KiB; what waits for the disk is bounded by their number.
+MAX_DIAGNOSTIC_BYTES = 64 * 2**10
 MAX_FRAMES = 32
 MAX_SLICES = 16
 #: A voice of MAX_VOICE_S as base64 of float32 at 48 kHz fits.
@@ -53,29 +50,29 @@ _MAX_SEED = 2**63 - 1
 
 @define
 class DuplexDialect:
-    """Speaks `/ws/duplex/{id}`.
-
-    sound: how results carry sound; traced: whether they tell their way. As the `prepare` asked.
-    """
+    """Speaks `/ws/duplex/{id}`. traced: whether results tell their way, as the `prepare` asked."""
 
     mode: DuplexMode
-    sound: SoundForm = "base64"
     traced: bool = False
+    _mouth: SoundWriter = field(factory=SoundWriter, init=False)
+    _ears: SoundReader = field(factory=SoundReader, init=False)
 
     def parse(self, data: bytes, binary: bool) -> Command:
         """Return the command in *data*. Raises: ProtocolError."""
         if binary:
-            return Sound(chunk=AudioChunk(pcm=decode_binary_sound(data, MAX_CHUNK_S)))
+            return Sound(chunk=AudioChunk(pcm=self._ears.read(data)))
         fields = read_object(data)
         kind = fields.text("type")
         if kind == "audio_chunk":
             return Sound(chunk=parse_chunk(fields))
         if kind == "prepare":
             opening = Open(input=parse_prepare(fields, self.mode))
-            sound = fields.choice("sound", "base64", _SOUND_FORMS)
-            traced = fields.flag("trace", False)
-            self.sound, self.traced = sound, traced
+            form = sound_form(fields)
+            self.traced = fields.flag("trace", False)
+            self._mouth.form = form
             return opening
+        if kind == "client_diagnostic" and len(data) > MAX_DIAGNOSTIC_BYTES:
+            raise ProtocolError(f"client_diagnostic is above {MAX_DIAGNOSTIC_BYTES >> 10} KiB")
         return _parse_control(kind, fields)
 
     def render(self, notice: Notice) -> Sequence[Frame]:
@@ -96,13 +93,13 @@ class DuplexDialect:
         return render_common(notice)
 
     def _render_result(self, answer: UnitAnswered) -> Sequence[Frame]:
-        pcm, fields = answer.result.pcm, result_fields(answer)
+        result, fields = answer.result, result_fields(answer)
+        if result.interrupted:
+            self._mouth.cut()
         if self.traced:
             fields["trace"] = [(stamp.hop, stamp.at_ns) for stamp in answer.stamps]
-        if self.sound == "base64" or not len(pcm):
-            return event("result", **fields, audio_data=encode_base64(pcm))
-        text = event("result", **fields, audio_data=None, audio_follows=True)
-        return [*text, Frame(_binary_sound(pcm, self.sound), binary=True)]
+        audio, frames = self._mouth.told("audio_data", result.pcm, result.end_of_turn)
+        return [*event("result", **fields, **audio), *frames]
 
 
 def parse_chunk(fields: Fields) -> AudioChunk:
@@ -236,9 +233,3 @@ def _render_ready(ready: Ready) -> Sequence[Frame]:
     if ready.recording_id:
         fields["recording_session_id"] = ready.recording_id
     return event("prepared", **fields)
-
-
-def _binary_sound(pcm: bytes | memoryview, form: SoundForm) -> bytes:
-    if form == "pcm16":
-        return PCM16_TAG + pcm16_from_waveform(waveform_from_float32(pcm))
-    return FLOAT32_TAG + bytes(pcm)

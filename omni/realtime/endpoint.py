@@ -23,6 +23,7 @@ from omni.errors import (
     WorkerLost,
 )
 from omni.link import BrokerLink, LinkedSession
+from omni.realtime.binary_sound import is_slow
 from omni.realtime.dialect import (
     Command,
     Diagnose,
@@ -172,7 +173,7 @@ class Endpoint:
             await self.perform(self.session.refuse(exc))
 
     async def _parse(self, data: bytes, binary: bool) -> Command:
-        if len(data) > _INLINE_BYTES:
+        if len(data) > _INLINE_BYTES or is_slow(data, binary):
             return await asyncio.to_thread(self.dialect.parse, data, binary)
         return self.dialect.parse(data, binary)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from attrs import define
+from attrs import define, field
 
 from omni.audio import OUTPUT_HZ, seconds
 from omni.engine import (
@@ -16,6 +16,7 @@ from omni.engine import (
     VadState,
 )
 from omni.errors import ProtocolError
+from omni.realtime.binary_sound import SoundReader, SoundWriter, sound_form
 from omni.realtime.content import only, parse_parts
 from omni.realtime.dialect import (
     Command,
@@ -34,9 +35,7 @@ from omni.realtime.fields import Fields, read_object
 from omni.realtime.media import (
     MAX_CHUNK_S,
     MAX_VOICE_S,
-    decode_binary_sound,
     decode_sound,
-    encode_base64,
 )
 from omni.realtime.native import render_common
 
@@ -51,12 +50,14 @@ class HalfDuplexDialect:
     """Speaks `/ws/half_duplex/{id}`. timeout_s: length of a session unless the client says."""
 
     timeout_s: float
-    _num_chunks: int = 0
+    _num_chunks: int = field(default=0, init=False)
+    _mouth: SoundWriter = field(factory=SoundWriter, init=False)
+    _ears: SoundReader = field(factory=SoundReader, init=False)
 
     def parse(self, data: bytes, binary: bool) -> Command:
         """Return the command in *data*. Raises: ProtocolError."""
         if binary:
-            return Sound(chunk=AudioChunk(pcm=decode_binary_sound(data, MAX_CHUNK_S)))
+            return Sound(chunk=AudioChunk(pcm=self._ears.read(data)))
         fields = read_object(data)
         match kind := fields.text("type"):
             case "audio_chunk":
@@ -80,6 +81,7 @@ class HalfDuplexDialect:
                 return event("vad_state", speaking=speaking)
             case Generating(speech_duration_ms=speech_duration_ms):
                 self._num_chunks = 0
+                self._mouth.cut()
                 return event("generating", speech_duration_ms=speech_duration_ms)
             case TurnDone(turn_index=turn_index, text=text):
                 return event("turn_done", turn_index=turn_index, text=text)
@@ -95,8 +97,8 @@ class HalfDuplexDialect:
         config = fields.section("config")
         generation = config.section("generation")
         session = config.section("session")
-        default = PrepareHalfDuplex()
-        return Open(
+        default, form = PrepareHalfDuplex(), sound_form(fields)
+        opening = Open(
             input=PrepareHalfDuplex(
                 system=_parse_system(fields),
                 vad=_parse_vad(config.section("vad")),
@@ -107,19 +109,23 @@ class HalfDuplexDialect:
             ),
             timeout_s=session.number("timeout_s", self.timeout_s, 1, MAX_TIMEOUT_S),
         )
+        self._mouth.form = form
+        return opening
 
     def _render_chunk(self, chunk: ReplyChunk) -> Sequence[Frame]:
         index = self._num_chunks
         self._num_chunks += 1
-        return event(
+        audio, frames = self._mouth.told("audio_data", chunk.pcm, chunk.is_final)
+        told = event(
             "chunk",
             chunk_index=index,
             text_delta=chunk.text,
-            audio_data=encode_base64(chunk.pcm),
+            **audio,
             audio_sample_rate=OUTPUT_HZ,
             is_final=chunk.is_final,
             duration_ms=round(1000 * seconds(len(chunk.pcm) // _FLOAT32_BYTES, OUTPUT_HZ)),
         )
+        return [*told, *frames]
 
 
 def _parse_chunk(fields: Fields) -> AudioChunk:

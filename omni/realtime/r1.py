@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from attrs import define, evolve, field
 
-from omni.engine import AudioChunk
+from omni.engine import AudioChunk, Buffer
 from omni.errors import MissingField, NotReady, ProtocolError, UnknownEvent, Unusable
+from omni.realtime.binary_sound import SoundReader, SoundWriter, sound_form
 from omni.realtime.dialect import (
     Command,
     ContextFull,
@@ -32,8 +33,8 @@ from omni.realtime.duplex import (
     parse_frames,
     parse_voice,
 )
-from omni.realtime.fields import Fields, read_object
-from omni.realtime.media import MAX_CHUNK_S, decode_sound, encode_base64
+from omni.realtime.fields import FieldError, Fields, read_object
+from omni.realtime.media import MAX_CHUNK_S, decode_sound
 from omni.realtime.queue_events import render_queue
 
 MAX_SLICES = 9
@@ -61,11 +62,14 @@ class R1Dialect:
     mode: DuplexMode
     limit_s: float
     _is_created: bool = field(default=False, init=False)
+    _mouth: SoundWriter = field(factory=SoundWriter, init=False)
+    _ears: SoundReader = field(factory=SoundReader, init=False)
 
     def parse(self, data: bytes, binary: bool) -> Command:
         """Return the command in *data*. Raises: ProtocolError; Unusable where it is no JSON."""
         if binary:
-            raise ProtocolError("Events are JSON in text frames")
+            self._require_created()
+            return Sound(chunk=AudioChunk(pcm=_long_enough(self._ears.read(data))))
         try:
             fields = read_object(data)
         except ProtocolError as exc:
@@ -85,7 +89,7 @@ class R1Dialect:
         """Return the frames of *notice*."""
         match notice:
             case UnitAnswered():
-                return _render_unit(notice)
+                return self._render_unit(notice)
             case Ready():
                 self._is_created = True
                 return event(
@@ -109,8 +113,9 @@ class R1Dialect:
         session = fields.section("session")
         if not session.has("instructions"):
             raise MissingField("session.instructions is missing")
+        form = sound_form(session)
         wanted = parse_config(session.section("voice_config"), self.mode)
-        return Open(
+        opening = Open(
             input=evolve(
                 wanted,
                 system_prompt=session.text("instructions"),
@@ -124,25 +129,42 @@ class R1Dialect:
             silence_s=self.limit_s,
             max_kv_tokens=MAX_KV_TOKENS,
         )
+        if not self._is_created:
+            self._mouth.form = form
+        return opening
 
     def _parse_append(self, fields: Fields) -> Sound:
-        if not self._is_created:
-            raise NotReady("input_audio_buffer.append came before session.created")
+        self._require_created()
         if not fields.has("audio"):
             raise MissingField("audio is missing")
         text = fields.text("audio", max_chars=MAX_SOUND_CHARS)
-        pcm = decode_sound(text, ("audio",), MAX_CHUNK_S)
-        num_samples = len(pcm) // _FLOAT32_BYTES
-        if num_samples < MIN_CHUNK_SAMPLES:
-            problem = f"{num_samples} samples at 16 kHz; at least {MIN_CHUNK_SAMPLES} are taken"
-            raise fields.wrong("audio", problem)
         chunk = AudioChunk(
-            pcm=pcm,
+            pcm=_long_enough(decode_sound(text, ("audio",), MAX_CHUNK_S)),
             frames=parse_frames(fields, "video_frames", MAX_FRAMES),
             force_listen=fields.flag("force_listen", False),
             max_slice_nums=fields.optional_whole("max_slice_nums", 1, MAX_SLICES),
         )
         return Sound(chunk=chunk)
+
+    def _require_created(self) -> None:
+        if not self._is_created:
+            raise NotReady("input_audio_buffer.append came before session.created")
+
+    def _render_unit(self, answer: UnitAnswered) -> Sequence[Frame]:
+        result = answer.result
+        if result.interrupted:
+            self._mouth.cut()
+        if result.is_listen:
+            return event("response.listen", kv_cache_length=result.kv_cache_length)
+        audio, frames = self._mouth.told("audio", result.pcm, result.end_of_turn)
+        told = event(
+            "response.output_audio.delta",
+            text=result.text,
+            **audio,
+            end_of_turn=result.end_of_turn,
+            kv_cache_length=result.kv_cache_length,
+        )
+        return [*told, *frames]
 
     def _render_trouble(self, trouble: Trouble) -> Sequence[Frame]:
         if trouble.code == "context_exhausted" and trouble.fatal:
@@ -166,14 +188,9 @@ class R1Dialect:
         return _SERVER_CODES.get(trouble.code, "inference_error"), "server_error"
 
 
-def _render_unit(answer: UnitAnswered) -> Sequence[Frame]:
-    result = answer.result
-    if result.is_listen:
-        return event("response.listen", kv_cache_length=result.kv_cache_length)
-    return event(
-        "response.output_audio.delta",
-        text=result.text,
-        audio=encode_base64(result.pcm),
-        end_of_turn=result.end_of_turn,
-        kv_cache_length=result.kv_cache_length,
-    )
+def _long_enough(pcm: Buffer) -> Buffer:
+    num_samples = len(pcm) // _FLOAT32_BYTES
+    if num_samples < MIN_CHUNK_SAMPLES:
+        problem = f"{num_samples} samples at 16 kHz; at least {MIN_CHUNK_SAMPLES} are taken"
+        raise FieldError(("audio",), problem)
+    return pcm

@@ -11,6 +11,7 @@ from attrs import define, evolve, field
 
 from omni.engine import AudioChunk, UnitResult
 from omni.errors import MissingField, NotReady, ProtocolError, UnknownEvent
+from omni.realtime.binary_sound import SoundReader, sound_form
 from omni.realtime.dialect import (
     Command,
     Frame,
@@ -30,9 +31,9 @@ from omni.realtime.duplex import (
     parse_frames,
     parse_voice,
 )
-from omni.realtime.fields import Fields
-from omni.realtime.media import MAX_CHUNK_S, decode_sound, encode_base64
-from omni.realtime.r2_events import R2Session, read_event
+from omni.realtime.fields import Fields, read_object
+from omni.realtime.media import MAX_CHUNK_S, decode_sound
+from omni.realtime.r2_events import R2Session
 from omni.realtime.usage import Usage
 
 #: Slices of a picture where `vision_hd` is asked for and nothing else is said.
@@ -50,10 +51,14 @@ class R2Dialect:
     idle_s: float
     _session: R2Session = field(factory=R2Session, init=False)
     _response_id: str = field(default="", init=False)  # of the turn that is open
+    _ears: SoundReader = field(factory=SoundReader, init=False)
 
     def parse(self, data: bytes, binary: bool) -> Command:
         """Return the command in *data*. Raises: ProtocolError."""
-        fields = read_event(data, binary)
+        if binary:
+            self._require_created()
+            return Sound(chunk=AudioChunk(pcm=self._ears.read(data)))
+        fields = read_object(data)
         match kind := fields.text("type"):
             case "session.init":
                 return self._parse_init(fields)
@@ -86,7 +91,7 @@ class R2Dialect:
         config, voice = payload.section("config"), payload.section("voice")
         if payload.choice("mode", "full_duplex", ("full_duplex", "turn_based")) == "turn_based":
             raise ProtocolError("Turns are served at ?mode=chat: connect there")
-        wanted = parse_config(config, self.mode)
+        form, wanted = sound_form(payload), parse_config(config, self.mode)
         slices = HD_SLICES if config.flag("vision_hd", False) else wanted.max_slice_nums
         if config.has("max_slice_nums"):
             slices = wanted.max_slice_nums
@@ -100,16 +105,21 @@ class R2Dialect:
             generate_audio=config.flag("tts_enabled", wanted.generate_audio),
             max_turn_tokens=config.optional_whole("max_tokens", 1, _MAX_TURN_TOKENS),
         )
-        return Open(
+        opening = Open(
             input=prepare,
             silence_s=self.idle_s,
             max_kv_tokens=config.optional_whole("max_kv_tokens", 1, _MAX_KV_TOKENS),
             recuts=True,
         )
+        self._session.choose_sound(form)
+        return opening
 
-    def _parse_append(self, fields: Fields) -> Sound:
+    def _require_created(self) -> None:
         if not self._session.is_created:
             raise NotReady("input.append came before session.created")
+
+    def _parse_append(self, fields: Fields) -> Sound:
+        self._require_created()
         if not fields.has("input"):
             raise MissingField("input is missing")
         input = fields.section("input")
@@ -145,7 +155,8 @@ class R2Dialect:
 
     def _speak(self, answer: UnitAnswered, counted: dict[str, object]) -> list[Frame]:
         result, response_id, frames = answer.result, self._response_id, list[Frame]()
-        has_sound = len(result.pcm) > 0
+        audio, follows = self._session.mouth.told("audio", result.pcm, result.end_of_turn)
+        has_sound = len(result.pcm) > 0 or bool(follows)
         if result.text:
             extra = {} if has_sound else counted
             frames += self._delta(
@@ -157,8 +168,8 @@ class R2Dialect:
                 **extra,
             )
         if has_sound or not result.text:
-            sound = encode_base64(result.pcm)
-            frames += self._delta(answer, response_id, kind="audio", audio=sound, **counted)
+            frames += self._delta(answer, response_id, kind="audio", **audio, **counted)
+            frames += follows
         if result.end_of_turn:
             frames += self._end_turn(answer)
             frames += [] if has_sound else event("session.usage", **counted)
@@ -166,6 +177,7 @@ class R2Dialect:
 
     def _end_turn(self, answer: UnitAnswered) -> list[Frame]:
         response_id, self._response_id = self._response_id, ""
+        self._session.mouth.cut()
         return self._delta(
             answer, response_id, kind="listen", text="", interrupted=answer.result.interrupted
         )

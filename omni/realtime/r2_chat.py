@@ -6,6 +6,7 @@ from attrs import define, evolve, field
 
 from omni.engine import ChatMessage, Part, ReplyChunk
 from omni.errors import MissingField, NotReady, ProtocolError, UnknownEvent
+from omni.realtime.binary_sound import sound_form
 from omni.realtime.chat import SOCKET_MAX_NEW_TOKENS, parse_request
 from omni.realtime.dialect import (
     Begin,
@@ -20,9 +21,8 @@ from omni.realtime.dialect import (
     Waiting,
     event,
 )
-from omni.realtime.fields import Fields
-from omni.realtime.media import encode_base64
-from omni.realtime.r2_events import R2Session, read_event
+from omni.realtime.fields import Fields, read_object
+from omni.realtime.r2_events import R2Session
 from omni.realtime.usage import Usage
 
 #: A turn in which nothing is wrong, to find what is wrong in a `session.init`.
@@ -41,7 +41,9 @@ class R2ChatDialect:
 
     def parse(self, data: bytes, binary: bool) -> Command:
         """Return the command in *data*. Raises: ProtocolError."""
-        fields = read_event(data, binary)
+        if binary:
+            raise ProtocolError("A turn is JSON in a text frame")
+        fields = read_object(data)
         match kind := fields.text("type"):
             case "session.init":
                 return self._parse_init(fields)
@@ -62,6 +64,7 @@ class R2ChatDialect:
                 return self._render_done(notice)
             case TurnBegun(input_id=input_id):
                 self._response_id, self._input_id = self._session.next_response_id(), input_id
+                self._session.mouth.cut()
                 return []
             case Ready():
                 return self._session.create(notice, "turn_based")
@@ -79,6 +82,7 @@ class R2ChatDialect:
             payload.choice("mode", "turn_based", ("full_duplex", "turn_based"))
             _system_prompt(payload)
             parse_request(_with_defaults(Fields(_ANY_TURN), payload), SOCKET_MAX_NEW_TOKENS)
+            self._session.choose_sound(sound_form(payload))
         except ProtocolError as exc:
             raise self._session.refuse_init(exc) from exc
         self._init = payload
@@ -104,17 +108,19 @@ class R2ChatDialect:
         frames: list[Frame] = []
         if chunk.text:
             frames += self._delta(kind="text", text=chunk.text)
-        if len(chunk.pcm):
-            frames += self._delta(kind="audio", audio=encode_base64(chunk.pcm))
+        audio, follows = self._session.mouth.told("audio", chunk.pcm, chunk.is_final)
+        if len(chunk.pcm) or follows:
+            frames += [*self._delta(kind="audio", **audio), *follows]
         return frames
 
     def _render_done(self, answer: ChatAnswered) -> Sequence[Frame]:
         done = answer.done
-        return event(
+        audio, follows = self._session.mouth.told("audio", answer.pcm, is_last=True)
+        told = event(
             "response.done",
             **self._ids(),
             text=done.text,
-            audio=encode_base64(answer.pcm),
+            **audio,
             reason="error" if answer.failure else "turn_end",
             finish_reason=done.finish_reason,
             metrics={
@@ -127,6 +133,7 @@ class R2ChatDialect:
             },
             **self._session.usage.add(Usage.of_chat(done)),
         )
+        return [*told, *follows]
 
     def _delta(self, **fields: object) -> list[Frame]:
         return event("response.output.delta", **self._ids(), **fields)

@@ -9,6 +9,7 @@ from attrs import define, field
 
 from omni.engine import UserTranscript
 from omni.errors import ProtocolError, Unusable
+from omni.realtime.binary_sound import SoundForm, SoundWriter
 from omni.realtime.dialect import (
     ContextFull,
     Frame,
@@ -21,7 +22,7 @@ from omni.realtime.dialect import (
     Trouble,
     event,
 )
-from omni.realtime.fields import Fields, read_object
+from omni.realtime.fields import Fields
 from omni.realtime.queue_events import render_queue
 from omni.realtime.usage import Counter, Usage
 
@@ -42,6 +43,7 @@ class R2Session:
     session_id: str = field(default="", init=False)
     engine: str = field(default="", init=False)
     usage: Counter = field(factory=Counter, init=False)
+    mouth: SoundWriter = field(factory=SoundWriter, init=False)
     _close_reason: str = field(default="user_stop", init=False)
     _num_responses: int = field(default=0, init=False)
 
@@ -58,6 +60,11 @@ class R2Session:
         if ready.recording_id:
             fields["recording_session_id"] = ready.recording_id
         return event("session.created", **fields)
+
+    def choose_sound(self, form: SoundForm) -> None:
+        """Take the form that `session.init` asks for; a second one is refused and changes none."""
+        if not self.is_created:
+            self.mouth.form = form
 
     def refuse_init(self, error: ProtocolError) -> ProtocolError:
         """Return the error for a wrong `session.init`: its client would wait for an answer."""
@@ -117,10 +124,3 @@ class R2Session:
         if self.is_created:
             frames += self.close("backend_error", trouble.message)
         return frames
-
-
-def read_event(data: bytes, binary: bool) -> Fields:
-    """Return the event in a frame. Raises: ProtocolError."""
-    if binary:
-        raise ProtocolError("Events are JSON in text frames")
-    return read_object(data)

@@ -56,6 +56,7 @@ class ClientSocket(web.WebSocketResponse):
         self._send_timeout_s = settings.send_timeout_s
         self._max_frame_mb = settings.max_frame_mb
         self._is_ending = False
+        self._telling = asyncio.Lock()
         self._transport: asyncio.Transport | None = None
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
@@ -65,9 +66,11 @@ class ClientSocket(web.WebSocketResponse):
 
     async def tell(self, frames: Sequence[Frame]) -> None:
         """Send *frames*. Raises: ConnectionError when the client is gone; SendTimeout."""
-        for frame in frames:
-            kind = WSMsgType.BINARY if frame.binary else WSMsgType.TEXT
-            await self.send_frame(frame.data, kind)
+        async with self._telling:  # what belongs together goes together
+            for frame in frames:
+                kind = WSMsgType.BINARY if frame.binary else WSMsgType.TEXT
+                data = await asyncio.to_thread(frame.work) if frame.work else frame.data
+                await self.send_frame(data, kind)
         if self._num_behind_bytes > _MAX_BEHIND_BYTES:
             await self._wait_for_client(_MAX_BEHIND_BYTES)
 

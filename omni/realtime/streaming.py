@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from attrs import define
+from attrs import define, field
 
 from omni.audio import OUTPUT_HZ, seconds
 from omni.engine import ChatRequest, ReplyChunk
 from omni.errors import ProtocolError
+from omni.realtime.binary_sound import SoundWriter, sound_form
 from omni.realtime.chat import SOCKET_MAX_NEW_TOKENS
 from omni.realtime.content import parse_messages
 from omni.realtime.dialect import (
@@ -22,7 +23,7 @@ from omni.realtime.dialect import (
     event,
 )
 from omni.realtime.fields import Fields, read_object
-from omni.realtime.media import MAX_VOICE_S, decode_sound, encode_base64
+from omni.realtime.media import MAX_VOICE_S, decode_sound
 from omni.realtime.native import render_common
 
 MAX_SLICES = 16
@@ -34,7 +35,8 @@ _FLOAT32_BYTES = 4
 class StreamingDialect:
     """Speaks `/ws/streaming`. The client sends its whole history with each `prefill`."""
 
-    _num_chunks: int = 0
+    _num_chunks: int = field(default=0, init=False)
+    _mouth: SoundWriter = field(factory=SoundWriter, init=False)
 
     def parse(self, data: bytes, binary: bool) -> Command:
         """Return the command in *data*. Raises: ProtocolError."""
@@ -43,7 +45,9 @@ class StreamingDialect:
         fields = read_object(data)
         match kind := fields.text("type"):
             case "prefill":
-                return Open(input=_parse_prefill(fields))
+                form, opening = sound_form(fields), Open(input=_parse_prefill(fields))
+                self._mouth.form = form
+                return opening
             case "generate":
                 return _parse_generate(fields)
             case "stop":
@@ -61,6 +65,7 @@ class StreamingDialect:
                 return self._render_chunk(notice)
             case Prefilled():
                 self._num_chunks = 0
+                self._mouth.cut()
                 return _render_prefilled(notice)
             case StreamEnded():
                 return _render_ended(notice)
@@ -69,15 +74,17 @@ class StreamingDialect:
     def _render_chunk(self, chunk: ReplyChunk) -> Sequence[Frame]:
         index = self._num_chunks
         self._num_chunks += 1
-        return event(
+        audio, frames = self._mouth.told("audio_data", chunk.pcm, chunk.is_final)
+        told = event(
             "chunk",
             chunk_index=index,
             text_delta=chunk.text,
-            audio_data=encode_base64(chunk.pcm),
+            **audio,
             audio_sample_rate=OUTPUT_HZ,
             is_final=chunk.is_final,
             duration_ms=round(1000 * seconds(len(chunk.pcm) // _FLOAT32_BYTES, OUTPUT_HZ)),
         )
+        return [*told, *frames]
 
 
 def _parse_prefill(fields: Fields) -> ChatRequest:
