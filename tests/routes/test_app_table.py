@@ -1,11 +1,15 @@
 """Which apps are on outlives the server."""
 
+import base64
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from omni.errors import Forbidden, NotFound, OmniError
 from omni.routes.app_table import AppTable
+from tests.conftest import StartOmni
+from tests.sounds import sound_file, tone
 
 
 def opened(path: Path) -> AppTable:
@@ -56,3 +60,26 @@ async def test_an_app_that_cannot_be_switched_stays_as_it_was(tmp_path: Path) ->
         await table.set_enabled("chess", False)
 
     assert table.is_enabled("omni")
+
+
+async def test_a_restarted_server_knows_its_apps_and_its_voices(
+    start_omni: StartOmni, tmp_path: Path
+) -> None:
+    settings = {"service.data_dir": tmp_path / "data"}
+    first = start_omni(settings)
+    async with aiohttp.ClientSession(first.address) as http:
+        async with http.put("/api/admin/apps/turnbased", json={"enabled": False}) as reply:
+            assert reply.status == 200
+        audio = base64.b64encode(sound_file("flac", "flac", tone(1.0))).decode()
+        body = {"name": "Anna", "audio_base64": audio}
+        async with http.post("/api/assets/ref_audio", json=body) as reply:
+            voice_id = (await reply.json())["id"]
+    first.stop()
+
+    second = start_omni(settings)
+    async with aiohttp.ClientSession(second.address) as http:
+        async with http.get("/turnbased", allow_redirects=False) as page:
+            assert (page.status, page.headers["Location"]) == (302, "/")
+        async with http.get(f"/api/assets/ref_audio/{voice_id}") as voice:
+            assert voice.status == 200
+    second.stop()
