@@ -82,7 +82,7 @@ def _refuse_unsupported(fields: Fields) -> None:
     """Raise Refusal for what would be answered otherwise than it was asked for."""
     if fields.has("n") and fields.whole("n", 1, 1, _MAX_NUMBER) > 1:
         raise Refusal(("n",), "one answer a request is made here", "unsupported_value")
-    if fields.flag("logprobs", False) or fields.has("top_logprobs"):
+    if fields.flag("logprobs", False) or fields.whole("top_logprobs", 0, 0, _MAX_NUMBER):
         text = "probabilities of tokens are not given here"
         raise Refusal(("logprobs",), text, "unsupported_value")
     if fields.values.get("tool_choice") not in (None, "none", "auto"):

@@ -21,7 +21,7 @@ MODEL = "gpt-4o-audio-preview"  # any name is taken for the one that is served
 @pytest.fixture(scope="package")
 def server(start_omni: StartOmni) -> Iterator[RunningOmni]:
     """A whole omni with the null engine."""
-    running = start_omni({"web.max_body_mb": 8})
+    running = start_omni({"web.max_body_mb": 8, "recording.enabled": "true"})
     yield running
     running.stop()
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 
+import aiohttp
 import numpy as np
 import openai
 import pytest
@@ -12,7 +13,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from omni.audio import INPUT_HZ, OUTPUT_HZ, rms, waveform_from_pcm16
 from omni.containers import read_sound
-from tests.openai.conftest import MODEL, picture_url, sound_file
+from tests.openai.conftest import MODEL, TIMEOUT_S, picture_url, sound_file
 
 WORDS = "one two three"
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": WORDS}]
@@ -280,6 +281,8 @@ async def test_unknown_keys_are_ignored(client: AsyncOpenAI) -> None:
         tools=[{"type": "function", "function": {"name": "f"}}],
         tool_choice="auto",
         n=1,
+        logprobs=False,
+        top_logprobs=0,
         extra_body={"service_tier": "flex", "store": True, "odd": [1]},
     )
 
@@ -301,6 +304,25 @@ async def test_a_long_spoken_answer_is_whole(client: AsyncOpenAI) -> None:
 
 def _b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+async def test_conversations_are_recorded_and_texts_to_read_are_not(
+    client: AsyncOpenAI, http: aiohttp.ClientSession
+) -> None:
+    async def recorded() -> list[str]:
+        async with http.get("/api/sessions") as reply:
+            return [item["session_id"] for item in (await reply.json())["sessions"]]
+
+    before = set(await recorded())
+    await client.audio.speech.create(model=MODEL, input="not this", voice="alloy")
+    await client.chat.completions.create(model=MODEL, messages=ASK)
+    async with asyncio.timeout(TIMEOUT_S):
+        while not (new := set(await recorded()) - before):
+            await asyncio.sleep(0.02)
+
+    (session_id,) = new
+    async with http.get(f"/api/sessions/{session_id}") as reply:
+        assert (await reply.json())["app_type"] == "chat"
 
 
 async def test_a_hundred_requests_at_once_are_all_answered(client: AsyncOpenAI) -> None:
