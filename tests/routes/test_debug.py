@@ -66,3 +66,14 @@ async def test_diagnostics_are_kept_under_the_cleaned_id(omni: RunningOmni) -> N
     assert [entry["event"] for entry in entries] == ["gap", "session_summary"]
     assert entries[0]["type"] == "client_diagnostic" and entries[0]["gap_idx"] == 1
     assert all(entry["_server_recv_ts"] > 1e9 for entry in entries)
+
+
+async def test_a_diagnostic_that_is_too_long_is_refused(omni: RunningOmni) -> None:
+    async with connected(omni.address, "/ws/duplex/adx_long") as client:
+        await client.prepare()
+        await client.send("client_diagnostic", event="x" * 70_000)
+        error = await client.expect("error")
+        await client.send_chunk()
+        await client.expect("result")
+
+    assert error["error"] == "client_diagnostic is above 64 KiB"
