@@ -136,17 +136,16 @@ class _Call:
         except* Exception:
             log.exception("session %s failed", self.id)
             await self._end(OmniError("The server failed; this session is over"), 1011)
-        finally:
+        finally:  # also when aiohttp cancels the handler of a client that is gone
             record.close()
+            log.info("session %s is over: %d %s", self.id, *self._close)
 
     async def close(self) -> None:
         """Close the socket as the session ended."""
-        code, reason = self._close
-        log.info("session %s is over: %d %s", self.id, code, reason)
         if self._is_gone:
             self.socket.cut()
         else:
-            await self.socket.end(code, reason)
+            await self.socket.end(*self._close)
 
     async def shut_down(self) -> None:
         """End because this process stops."""
