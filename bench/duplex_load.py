@@ -57,12 +57,12 @@ def chunk_frame(with_jpeg: bool) -> bytes:
 
 
 async def paced(address: str, sessions: int, duration_s: float, frame: bytes) -> Figures:
-    """Send a chunk each second in every session, at phases spread over the second."""
+    """Send a chunk each second in every session, at phases spread over the second; one at least."""
     figures = Figures()
 
     async def talk(socket: aiohttp.ClientWebSocketResponse, phase_s: float) -> None:
         begin_s = time.monotonic() + phase_s
-        for number in range(round(duration_s / CHUNK_S)):
+        for number in range(max(1, round(duration_s / CHUNK_S))):
             due_s = begin_s + number * CHUNK_S
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             await _exchange(socket, frame, figures)

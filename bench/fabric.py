@@ -109,7 +109,7 @@ def _add_above_floor(rows: list[dict[str, object]]) -> None:
     same = ("load", "sessions", "jpeg")
     for other in rows[:-1]:
         is_floor = other["server"] == "floor" and all(other[k] == row[k] for k in same)
-        if is_floor and row["load"] == "paced":
+        if is_floor and row["load"] == "paced" and row["chunks"] and other["chunks"]:
             for name in ("p50", "p95", "p99"):
                 above = float(str(row[f"rtt {name}"])) - float(str(other[f"rtt {name}"]))
                 row[f"added {name}"] = round(above, 2)

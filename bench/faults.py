@@ -2,7 +2,8 @@
 
 Starts an omni of its own (null engine, two workers) and measures, over `--rounds` rounds each: from
 the signal to the session's WorkerLost; to the process being ready again; the longest gap in the
-answers of the sessions that go on.
+answers of the sessions that go on. A round takes about 35 s; each step is told as it ends, and one
+that does not end within a minute is named.
 """
 
 import argparse
@@ -15,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from attrs import define, evolve, field
@@ -81,27 +83,43 @@ async def talking(link: BrokerLink, count: int) -> AsyncIterator[list[Talk]]:
         talks = [Talk() for _ in range(count)]
         tasks = [group.create_task(talk.run(link), name="talk") for talk in talks]
         try:
-            await until(lambda: all(len(talk.at_s) > 3 for talk in talks))
+            await until(lambda: all(len(talk.at_s) > 3 for talk in talks), "all sessions talk")
             yield talks
         finally:
             for task in tasks:
                 task.cancel()
 
 
-async def until(is_true: Callable[[], bool]) -> None:
-    """Return when *is_true*."""
-    async with asyncio.timeout(LIMIT_S):
-        while not is_true():
-            await asyncio.sleep(0.005)
+async def until(is_true: Callable[[], bool], what: str) -> None:
+    """Return when *is_true*. Raises: TimeoutError that says *what* did not come true."""
+    with bounded(what):
+        async with asyncio.timeout(LIMIT_S):
+            while not is_true():
+                await asyncio.sleep(0.005)
+
+
+@contextmanager
+def bounded(what: str) -> Iterator[None]:
+    """Say *what* a timeout inside was about."""
+    try:
+        yield
+    except TimeoutError:
+        raise TimeoutError(f"not within {LIMIT_S:.0f} s: {what}") from None
 
 
 async def until_ready(link: BrokerLink, name: str, not_pid: int) -> None:
     """Return when worker *name* is ready as another process than *not_pid*."""
+    with bounded(f"{name} is ready again"):
+        await _until_ready(link, name, not_pid)
+
+
+async def _until_ready(link: BrokerLink, name: str, not_pid: int) -> None:
     async with asyncio.timeout(LIMIT_S):
         while True:
             with suppress(NoWorker):
                 views = {view.name: view for view in (await link.status()).workers}
-                if views[name].state == "ready" and views[name].pid != not_pid:
+                view = views.get(name)
+                if view is not None and view.state == "ready" and view.pid != not_pid:
                     return
             await asyncio.sleep(0.005)
 
@@ -114,6 +132,11 @@ async def until_idle(link: BrokerLink) -> None:
             view.tasks for view in status.workers
         )
 
+    with bounded("both workers are ready and empty"):
+        await _until_status(link, is_idle)
+
+
+async def _until_status(link: BrokerLink, is_idle: Callable[[Status], bool]) -> None:
     async with asyncio.timeout(LIMIT_S):
         while True:
             with suppress(NoWorker):
@@ -135,7 +158,7 @@ class Faults:
         async with talking(self._link, self._sessions) as talks:
             pid, at_s = self._signal("worker-0", number)
             lost = [talk for talk in talks if talk.worker == "worker-0"]
-            await until(lambda: all(talk.lost_s for talk in lost))
+            await until(lambda: all(talk.lost_s for talk in lost), "its sessions are told")
             for talk in lost:
                 self._note(f"{name} -> its sessions are told", talk.lost_s - at_s)
             await until_ready(self._link, "worker-0", pid)
@@ -148,10 +171,12 @@ class Faults:
         """Kill or stop the broker while all talk."""
         async with talking(self._link, self._sessions) as talks:
             pid, at_s = self._signal("broker", number)
-            await until(lambda: self._pid("broker") not in (0, pid))
+            await until(lambda: self._pid("broker") not in (0, pid), "the broker is started again")
             self._note(f"broker {number.name} -> started again", time.monotonic() - at_s)
             restarted_s = time.monotonic()
-            await until(lambda: all(talk.at_s[-1] > restarted_s for talk in talks))
+            await until(
+                lambda: all(talk.at_s[-1] > restarted_s for talk in talks), "all sessions go on"
+            )
             await asyncio.sleep(20 * PACE_S)
             for talk in talks:
                 self._note(f"broker {number.name}: gap of all", talk.longest_gap_s(at_s))
@@ -159,10 +184,11 @@ class Faults:
     async def web(self, number: signal.Signals, address: str) -> None:
         """Kill or stop the web, and wait until it answers again."""
         pid, at_s = self._signal("web-0", number)
-        await until(lambda: self._pid("web-0") not in (0, pid))
-        async with asyncio.timeout(LIMIT_S):
-            while not await answers(address):
-                await asyncio.sleep(0.01)
+        await until(lambda: self._pid("web-0") not in (0, pid), "web is started again")
+        with bounded("web answers"):
+            async with asyncio.timeout(LIMIT_S):
+                while not await answers(address):
+                    await asyncio.sleep(0.01)
         self._note(f"web {number.name} -> answers again", time.monotonic() - at_s)
 
     def _signal(self, name: str, number: signal.Signals) -> tuple[int, float]:
@@ -200,14 +226,19 @@ async def measure(fabric: FabricSettings, address: str, args: argparse.Namespace
     async with open_link(fabric, role="web", name="web-bench") as link:
         await link.wait_connected(LIMIT_S)
         faults = Faults(fabric.run_dir, link, args.sessions)
-        for _ in range(args.rounds):
+        for round_number in range(1, args.rounds + 1):
             for number in (signal.SIGKILL, signal.SIGSTOP):
-                await until_idle(link)
-                await faults.worker(number)
-                await until_idle(link)
-                await faults.broker(number)
-                await until_idle(link)
-                await faults.web(number, address)
+                for name, step in (
+                    ("worker", partial(faults.worker, number)),
+                    ("broker", partial(faults.broker, number)),
+                    ("web", partial(faults.web, number, address)),
+                ):
+                    begun_s = time.monotonic()
+                    await until_idle(link)
+                    await step()
+                    took_s = time.monotonic() - begun_s
+                    what = f"round {round_number} of {args.rounds}: {name} {number.name}"
+                    print(f"{what}, {took_s:.1f} s", flush=True)
         return faults
 
 
@@ -221,6 +252,8 @@ def main() -> None:
         run_dir = str(Path(folder) / "run")
         sets = [f"fabric.run_dir={run_dir}", f"service.data_dir={folder}/data"]
         sets += ["model.engine=null", f"fabric.slots={args.sessions}"]
+        # every restart is the first: else pauses grow, and after ten a process is given up
+        sets += ["fabric.restart_stable_s=1"]
         flags = [word for item in sets for word in ("--set", item)]
         command = [sys.executable, "-m", "omni.cli", "up", "--http", "--port", "0"]
         with open(Path(folder) / "up.txt", "wb") as output:
@@ -241,9 +274,10 @@ def main() -> None:
 
 def wait_ready(output: Path, launcher: "subprocess.Popen[bytes]") -> None:
     """Return when `omni up` says that it is ready."""
+    end_s = time.monotonic() + LIMIT_S
     while "omni is ready" not in output.read_text("utf-8"):
-        if launcher.poll() is not None:
-            raise SystemExit(output.read_text("utf-8"))
+        if launcher.poll() is not None or time.monotonic() > end_s:
+            raise SystemExit(output.read_text("utf-8") + "\nomni up did not become ready")
         time.sleep(0.05)
 
 

@@ -28,11 +28,18 @@ def run(name: str, folder: Path, *words: str) -> tuple[str, Any]:
 
 
 def test_the_fabric_bench_tells_each_hop(tmp_path: Path) -> None:
-    printed, figures = run("fabric", tmp_path, "--quick", "--seconds", "2")
+    printed, figures = run("fabric", tmp_path, "--quick", "--seconds", "0.4")
 
     assert [row for row in figures["rows"] if row["errors"]] == []
     for hop in ("client > web", "web > broker", "broker > worker", "web > client"):
         assert hop in printed
+
+
+def test_the_meter_bench_tells_what_an_observation_costs(tmp_path: Path) -> None:
+    printed, figures = run("meter", tmp_path, "--count", "10")
+
+    assert "one observation" in printed
+    assert all(row["best ns"] > 0 for row in figures["rows"])
 
 
 def test_the_queue_bench_counts_its_waiters(tmp_path: Path) -> None:
