@@ -1,6 +1,6 @@
 """What the fabric costs: the null engine behind the real web, broker and worker.
 
-    python -m bench.fabric [--against URL] [--json FILE] [--minutes N] [--quick]
+    python -m bench.fabric [--against URL] [--json FILE] [--minutes N] [--record] [--quick]
 
 paced: sessions with a chunk of 1 s (85 KB of JSON) each second; held: no chunk was answered after
 the next one was due. closed: the next chunk as soon as the last is answered. added: above the
@@ -11,27 +11,45 @@ one core. A row with much of it is worth little.
 
 import argparse
 import asyncio
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 from attrs import define
 
 from bench import floor, report
 from bench.duplex_load import Figures, chunk_frame, closed_loop, paced
 from bench.server import Server, running
+from omni.recording.layout import JOURNAL
 from omni.web import loop_factory
 
 PACED_SESSIONS = (1, 8, 32, 400)
 CLOSED_SESSIONS = (1, 8, 32)
+_FINALISED_S = 600
 _QUICK = ((32,), (8,))
 
 
 @define
 class Run:
-    """One server under test. server: None for a foreign one, whose processes are not known."""
+    """One server under test. server: None for a foreign one, whose processes are not known.
+
+    data_dir: of one that records.
+    """
 
     name: str
     address: str
     server: Server | None = None
+    data_dir: Path | None = None
+
+    def wait_finalised(self) -> None:
+        """Wait until the files of all recordings are made: the next load has the machine alone."""
+        end_s = time.monotonic() + _FINALISED_S
+        while self.data_dir is not None and any(self.data_dir.glob(f"sessions/*/{JOURNAL}")):
+            if time.monotonic() > end_s:
+                raise TimeoutError(f"recordings are not finalised after {_FINALISED_S} s")
+            time.sleep(0.1)
 
     def measure(self, kind: str, sessions: int, duration_s: float, jpeg: bool) -> "Outcome":
         """Return what one load did."""
@@ -76,13 +94,18 @@ def main() -> None:
     hops: list[dict[str, object]] = []
     settings = {"model.engine": "null", "fabric.slots": 1024}
     machine = report.machine()
-    with running(settings) as server, floor.running() as floor_address:
+    with ExitStack() as stack:
+        server = stack.enter_context(running(settings))
+        floor_address = stack.enter_context(floor.running())
         runs = [Run("floor", floor_address), Run("omni", server.address, server)]
+        if args.record:
+            runs.append(_recording_run(stack, settings))
         if args.against:
             runs.append(Run("against", args.against))
         for kind, sessions, jpeg in _loads(args.quick):
             for run in runs:
                 outcome = run.measure(kind, sessions, args.seconds, jpeg)
+                run.wait_finalised()
                 rows.append(outcome.row)
                 _add_above_floor(rows)
                 hops += _hop_rows(outcome) if run.server else []
@@ -94,6 +117,14 @@ def main() -> None:
     document = {"machine": machine, "settings": settings, "seconds": args.seconds}
     document |= {"rows": rows, "hops": hops, "memory": memory}
     report.write_json(args.json, document)
+
+
+def _recording_run(stack: ExitStack, settings: Mapping[str, object]) -> Run:
+    """Return one more omni, which records what is said to it."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="omni-")))
+    recording = {**settings, "recording.enabled": "true", "service.data_dir": folder}
+    server = stack.enter_context(running(recording))
+    return Run("omni, recording", server.address, server, folder)
 
 
 def _loads(quick: bool) -> list[tuple[str, int, bool]]:
@@ -142,6 +173,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures there")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each load")
     parser.add_argument("--minutes", type=float, default=0.0, help="watch the memory for so long")
+    parser.add_argument("--record", action="store_true", help="measure a server that records, too")
     parser.add_argument("--quick", action="store_true", help="one load of each kind")
     return parser
 

@@ -25,6 +25,7 @@ _TEXT_HEIGHT = 0.052
 _MARGIN = 0.035
 _MIN_TEXT_PX = 12
 _MAX_LINES = 3
+_MAX_WIDTHS = 4096
 _LATIN = 0x2E80  # below it, every font has the characters; from it on, those of East Asia begin
 
 
@@ -35,6 +36,7 @@ class CaptionPainter:
         self._width, self._height = size
         self._px = max(_MIN_TEXT_PX, round(self._height * _TEXT_HEIGHT))
         self._margin = round(self._height * _MARGIN)
+        self._widths: dict[str, float] = {}
 
     def painted(self, picture: Image.Image, text: str) -> Image.Image:
         """Return a copy of *picture* with the end of *text*, as much as three lines hold.
@@ -68,13 +70,27 @@ class CaptionPainter:
     ) -> list[str]:
         """Return *text* in lines that fit, broken between words or, in Chinese, anywhere."""
         limit = self._width - 2 * self._margin
-        lines, line = [], ""
+        lines, line, used = [], "", 0.0
         for word in _words(text):
-            if line and draw.textlength(line + word.rstrip(), font=font) > limit:
+            width = self._width_of(draw, word, font)
+            if line and used + width > limit:
                 lines.append(line.rstrip())
-                line = ""
-            line += word
+                line, used = "", 0.0
+            line, used = line + word, used + width
         return [*lines, line.rstrip()]
+
+    def _width_of(
+        self,
+        draw: ImageDraw.ImageDraw,
+        word: str,
+        font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    ) -> float:
+        """Return the width of *word*: the same words come back in every frame of a turn."""
+        if word not in self._widths:
+            if len(self._widths) >= _MAX_WIDTHS:
+                self._widths.clear()
+            self._widths[word] = draw.textlength(word, font=font)
+        return self._widths[word]
 
 
 def _words(text: str) -> list[str]:

@@ -32,6 +32,11 @@ log = logging.getLogger(__name__)
 MAX_WAITING_BYTES = 64 * 2**20
 #: What a record without sound or pictures counts.
 _SMALL_BYTES = 512
+#: The thread looks at the queue so often, unless an eighth of what may wait is there: woken for
+#: each record, it takes the interpreter from the event loop just when an answer is on its way.
+#: Measured with 32 paced sessions on 2 busy cores: 0.4 ms more for each chunk then.
+_PAUSE_S = 0.1
+_HURRY_PART = 8
 #: Longest wait for the thread when the process stops.
 _STOP_S = 5.0
 
@@ -85,7 +90,8 @@ class DiskRecorder:
     def _keep(self, item: Item, number: int, size: int) -> None:
         if self._is_closed or self.trouble:
             return
-        if not self._is_used:
+        is_first = not self._is_used
+        if is_first:
             self._is_used = True
             self._owner.begin()
         if not self._owner.has_room:
@@ -93,6 +99,8 @@ class DiskRecorder:
             self._owner.counters.dropped_records += 1
             return
         self._put(item, number, size)
+        if is_first:  # the folder should be there when the client is told its name
+            self._owner.hurry()
 
     def _put(self, item: Item, number: int, size: int) -> None:
         at_s = time.monotonic() - self._began_s
@@ -119,6 +127,9 @@ class DiskRecorder:
         return self._file.folder if self._file.exists else None
 
 
+_Entry = tuple[DiskRecorder, Record | None, int]
+
+
 @define(eq=False)
 class DiskRecordings:
     """Records sessions under `data_dir/sessions`. `open` and `close` belong to the process."""
@@ -128,11 +139,10 @@ class DiskRecordings:
     counters: RecordingCounters = field(factory=RecordingCounters, init=False)
     finaliser: Finaliser = field(init=False)
     _known: set[str] = field(factory=set, init=False)
-    _queue: SimpleQueue[tuple[DiskRecorder, Record | None, int] | None] = field(
-        factory=SimpleQueue, init=False
-    )
+    _queue: SimpleQueue[_Entry | None] = field(factory=SimpleQueue, init=False)
     _put_bytes: int = field(default=0, init=False)  # counted by the loop
     _taken_bytes: int = field(default=0, init=False)  # counted by the thread
+    _hurry: threading.Event = field(factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -149,6 +159,7 @@ class DiskRecordings:
     async def close(self) -> None:
         """Write what waits, and stop. What is not finalised by then is so at the next start."""
         self._queue.put(None)
+        self.hurry()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, _STOP_S)
         await asyncio.to_thread(self.finaliser.close)
@@ -181,11 +192,17 @@ class DiskRecordings:
         """Have the thread write *record*."""
         self._put_bytes += size
         self._queue.put((recorder, record, size))
+        if self.waiting_bytes * _HURRY_PART >= self.max_waiting_bytes:
+            self.hurry()
 
     def begin(self) -> None:
         """Count a session that has something to keep."""
         self.counters.started += 1
         self.counters.active += 1
+
+    def hurry(self) -> None:
+        """Have the thread look at the queue now."""
+        self._hurry.set()
 
     def finish(self, recorder: DiskRecorder) -> None:
         """Have the thread close the files of *recorder* when it has written the rest."""
@@ -208,13 +225,19 @@ class DiskRecordings:
     # --- the thread ---
 
     def _run(self) -> None:
-        while (entry := self._queue.get()) is not None:
+        while (entry := self._next()) is not None:
             recorder, record, size = entry
             if record is None:
                 self._release(recorder)
             elif not recorder.trouble:
                 self._write(recorder, record)
             self._taken_bytes += size
+
+    def _next(self) -> _Entry | None:
+        while self._queue.empty():
+            self._hurry.wait(_PAUSE_S)
+            self._hurry.clear()
+        return self._queue.get()
 
     def _write(self, recorder: DiskRecorder, record: Record) -> None:
         try:

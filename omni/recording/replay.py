@@ -18,6 +18,8 @@ Document = dict[str, Any]
 _MIN_SLOT_SAMPLES = INPUT_HZ
 #: Captions stay so long after a turn's end, unless the next one begins.
 CAPTION_LINGER_S = 1.5
+#: The end of a long turn is shown: three lines hold about half of this.
+_MAX_SHOWN_CHARS = 240
 #: A slot of the user's rate in whole samples of the answer's rate, 3 to 2.
 _EVEN = 2
 _PEAKS_HZ = 10
@@ -58,7 +60,7 @@ def timeline(folder: Path, chunks: Sequence[Document]) -> list[Slot]:
         length = _slot_samples(_num_samples(folder, user), _num_samples(folder, answer))
         spoke = result.get("mode") == "SPEAK"
         if spoke:
-            said = (said if not is_over else "") + result.get("text", "")
+            said = ((said if not is_over else "") + result.get("text", ""))[-_MAX_SHOWN_CHARS:]
         is_over = bool(result.get("end_of_turn")) or (is_over and not spoke)
         slots.append(
             Slot(
