@@ -48,6 +48,14 @@ def test_the_queue_bench_counts_its_waiters(tmp_path: Path) -> None:
     assert "told p50 ms" in printed and figures
 
 
+def test_the_bench_of_binary_audio_compares_every_form(tmp_path: Path) -> None:
+    printed, figures = run("binary_audio", tmp_path, "--rounds", "1")
+
+    told = {row["form"]: row["out bytes/s"] for row in figures["rows"]}
+    assert told["opus"] < told["pcm16"] < told["float32"] < told["base64"]
+    assert "read p99 ms" in printed and "tell p99 ms" in printed
+
+
 def test_the_talk_bench_compares_two_servers(omni: RunningOmni, tmp_path: Path) -> None:
     words = ("--engine", "null", "--mode", "chat", "--sessions", "1", "--against", omni.address)
     printed, figures = run("talk", tmp_path, *words)
