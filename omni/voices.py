@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 REGISTRY = "registry.json"
 #: Appended to the name of an older registry once its voices are taken over.
 _TAKEN_OVER = ".taken-over"
+_UNREADABLE = ".unreadable"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -151,13 +152,22 @@ def _read_registry(folder: Path) -> dict[str, VoiceEntry]:
     path = folder / REGISTRY
     try:
         lines = json.loads(path.read_text("utf-8"))
+        if not isinstance(lines, list):
+            raise ValueError("a list is expected")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as exc:
         log.warning("the registry of voices %s cannot be read: %s", path, exc)
+        _set_aside(path)
         return {}
-    entries = [_entry_of(line, folder) for line in lines] if isinstance(lines, list) else []
+    entries = [_entry_of(line, folder) for line in lines]
     return {entry.id: entry for entry in entries if entry is not None}
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a registry that cannot be read: the next voice would write over it."""
+    with suppress(OSError):
+        path.rename(path.with_name(path.name + _UNREADABLE))
 
 
 def _entry_of(line: object, folder: Path) -> VoiceEntry | None:

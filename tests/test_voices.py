@@ -116,12 +116,17 @@ async def test_entries_that_cannot_be_trusted_are_left_out(
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[", "7", "\udce4"])
-def test_a_broken_registry_does_not_stop_the_start(tmp_path: Path, content: str) -> None:
+async def test_a_broken_registry_is_set_aside(tmp_path: Path, content: str) -> None:
     folder = tmp_path / "assets" / "ref_audio"
     folder.mkdir(parents=True)
-    (folder / "registry.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    broken = content.encode("utf-8", "surrogateescape")
+    (folder / "registry.json").write_bytes(broken)
 
-    assert opened(tmp_path).entries() == []
+    voices = opened(tmp_path)
+    entry = await voices.add("Anna", SECOND)
+
+    assert voices.entries() == opened(tmp_path).entries() == [entry]
+    assert (folder / "registry.json.unreadable").read_bytes() == broken
 
 
 async def test_a_full_registry_says_what_to_do(tmp_path: Path) -> None:
