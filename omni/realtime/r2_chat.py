@@ -116,6 +116,8 @@ class R2ChatDialect:
     def _render_done(self, answer: ChatAnswered) -> Sequence[Frame]:
         done = answer.done
         audio, follows = self._session.mouth.told("audio", answer.pcm, is_last=True)
+        if answer.recording_id:
+            audio["recording_session_id"] = answer.recording_id
         told = event(
             "response.done",
             **self._ids(),
