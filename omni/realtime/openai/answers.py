@@ -23,7 +23,7 @@ from omni.errors import CapacityError, OmniError, QueueFull, WorkerLost, error_f
 from omni.link import LinkedSession
 from omni.realtime.chat_session import misfit
 from omni.realtime.openai.call_record import CallRecord
-from omni.realtime.openai.conversation import messages_of, without_old_sound
+from omni.realtime.openai.conversation import history, messages_of
 from omni.realtime.openai.events import ServerEvent, error_object
 from omni.realtime.openai.items import Item, Message, Picture, UserSound
 from omni.realtime.openai.response import Ending, Response, Usage
@@ -69,11 +69,13 @@ class Answer:
     clock: asyncio.Timeout | None = field(default=None, init=False)
     is_cancelled: bool = field(default=False, init=False)
 
-    def request(self, voice: Buffer, sees: bool, max_history_s: float) -> ChatRequest:
-        """Return what an engine is asked. sees: whether it takes pictures."""
-        items = without_old_sound(self.items, max_history_s)
+    def request(
+        self, voice: Buffer, capabilities: Capabilities, max_history_s: float
+    ) -> ChatRequest:
+        """Return what an engine that can do this is asked."""
+        told = history(self.items, max_history_s, prefers_words=capabilities.transcribes)
         return ChatRequest(
-            messages=messages_of(items, self.instructions, self.prompt, sees),
+            messages=messages_of(told, self.instructions, self.prompt, capabilities.vision),
             max_new_tokens=self.response.max_output_tokens or _MAX_NEW_TOKENS,
             speak=self.response.modality == "audio",
             voice=voice,
@@ -215,7 +217,7 @@ class Answers:
         voice = await self.find_voice(answer.response.voice)
         async with self.slots.slot() as linked:
             capabilities = linked.lease.capabilities
-            request = answer.request(voice, capabilities.vision, self.settings.max_history_s)
+            request = answer.request(voice, capabilities, self.settings.max_history_s)
             if (error := misfit(request, capabilities)) is not None:
                 raise error
             linked.send(request)

@@ -1,12 +1,13 @@
 """The conversation: items in order, within a bound, and the messages that an engine is given."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from omni.engine import ChatMessage, Part
 from omni.openai.errors import Refusal
 from omni.realtime.openai.items import (
+    Content,
     FunctionCall,
     FunctionCallOutput,
     Item,
@@ -112,22 +113,57 @@ class Conversation:
         return gone
 
 
-def messages_of(
-    items: Iterable[Item], instructions: str, prompt: str, sees: bool
-) -> tuple[ChatMessage, ...]:
-    """Return *items* as an engine takes them: the system's words first, a question last.
+def heard_last(items: Sequence[Item]) -> Message | None:
+    """Return the last of *items* if a user speaks in it."""
+    last = items[-1] if items else None
+    return last if isinstance(last, Message) and has_sound(last) else None
 
-    What the user said is sent as words where these are known, because hearing it again costs what
-    it cost the first time. prompt: what is asked where the last word is not the user's. sees:
-    whether the engine takes pictures.
+
+@frozen
+class History:
+    """What an engine is told of a conversation. heard: ids of the items sent as sound."""
+
+    items: Sequence[Item]
+    heard: frozenset[str]
+
+
+def history(items: Sequence[Item], max_s: float, prefers_words: bool) -> History:
+    """Return *items* from the oldest on that can be told.
+
+    max_s: of the user's sound; what they said last is heard however long it is. Older sound is told
+    in words where somebody wrote it down, else it ends the history. prefers_words: so is all that
+    was written down, for engines that would only write it down again.
+    """
+    left_s, heard = max_s, set[str]()
+    for index in range(len(items) - 1, -1, -1):
+        sounds = _sounds_of(items[index])
+        is_written = all(sound.transcript is not None for sound in sounds)
+        if not sounds or (is_written and prefers_words):
+            continue
+        left_s -= sum(sound.duration_s for sound in sounds)
+        if left_s >= 0 or index == len(items) - 1:
+            heard.add(items[index].id)
+        elif not is_written:
+            return History(items[index + 1 :], frozenset(heard))
+    return History(items, frozenset(heard))
+
+
+def messages_of(
+    told: History, instructions: str, prompt: str, sees: bool
+) -> tuple[ChatMessage, ...]:
+    """Return *told* as an engine takes it: the system's words first, a question last.
+
+    prompt: what is asked where the last word is not the user's. sees: whether the engine takes
+    pictures. A message holds one recording: of the last one engines say what they heard in it.
     """
     system = [instructions] if instructions else []
     turns: list[tuple[Role, list[Part]]] = []
-    for item in items:
-        role, parts = _parts_of(item, sees)
+    for item in told.items:
+        role, parts = _parts_of(item, item.id in told.heard)
+        parts = [part for part in parts if sees or part.kind != "image"]
         if role == "system":
             system += [part.text for part in parts]
-        elif parts and turns and turns[-1][0] == role:
+        elif turns and turns[-1][0] == role and _num_sounds(turns[-1][1] + parts) < 2:
             turns[-1][1].extend(parts)
         elif parts:
             turns.append((role, parts))
@@ -137,55 +173,39 @@ def messages_of(
     return (*head, *(ChatMessage(role=role, parts=tuple(parts)) for role, parts in turns))
 
 
-def heard_last(items: Sequence[Item]) -> Message | None:
-    """Return the last of *items* if a user speaks in it."""
-    last = items[-1] if items else None
-    return last if isinstance(last, Message) and has_sound(last) else None
-
-
-def without_old_sound(items: Sequence[Item], max_s: float) -> Sequence[Item]:
-    """Return *items* from the oldest on whose sound, with all after it, is within *max_s*.
-
-    What the user said last stays, however long it is.
-    """
-    left_s = max_s
-    for index in range(len(items) - 1, -1, -1):
-        left_s -= _unwritten_s(items[index])
-        if left_s < 0 and index < len(items) - 1 and has_sound(items[index]):
-            return items[index + 1 :]
-    return items
-
-
-def _unwritten_s(item: Item) -> float:
+def _sounds_of(item: Item) -> list[UserSound]:
     if not isinstance(item, Message):
-        return 0.0
-    sounds = [part for part in item.content if isinstance(part, UserSound)]
-    return sum(sound.duration_s for sound in sounds if sound.transcript is None)
+        return []
+    return [part for part in item.content if isinstance(part, UserSound)]
 
 
-def _parts_of(item: Item, sees: bool) -> tuple[Role, list[Part]]:
+def _parts_of(item: Item, is_heard: bool) -> tuple[Role, list[Part]]:
     match item:
         case Message():
-            parts = [_part_of(content) for content in item.content]
-            return item.role, [p for p in parts if p is not None and (sees or p.kind != "image")]
+            parts = [_part_of(content, is_heard) for content in item.content]
+            return item.role, [part for part in parts if part is not None]
         case FunctionCall():
             return "assistant", [_said(f"(called {item.name} with {item.arguments})")]
         case FunctionCallOutput():
             return "user", [_said(f"(result of the call {item.call_id}: {item.output})")]
 
 
-def _part_of(content: Text | UserSound | Picture | Spoken) -> Part | None:
+def _part_of(content: Content, is_heard: bool) -> Part | None:
     match content:
-        case Text():
-            return _said(content.text) if content.text else None
-        case Spoken():
-            return _said(content.transcript) if content.transcript else None
-        case Picture():
-            return Part(kind="image", data=content.data)
-        case UserSound():
-            if content.transcript is None:
+        case Text(text=text):
+            return _said(text) if text else None
+        case Spoken(transcript=transcript):
+            return _said(transcript) if transcript else None
+        case Picture(data=data):
+            return Part(kind="image", data=data)
+        case UserSound(transcript=transcript):
+            if is_heard:
                 return Part(kind="audio", data=content.pcm)
-            return _said(content.transcript) if content.transcript else None
+            return _said(transcript) if transcript else None
+
+
+def _num_sounds(parts: Sequence[Part]) -> int:
+    return sum(part.kind == "audio" for part in parts)
 
 
 def _said(text: str) -> Part:

@@ -1,5 +1,7 @@
 """Items in order and within their bound, and what an engine is told of them."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from omni.engine import Buffer, ChatMessage
@@ -7,8 +9,8 @@ from omni.openai.errors import Refusal
 from omni.realtime.openai.conversation import (
     Conversation,
     heard_last,
+    history,
     messages_of,
-    without_old_sound,
 )
 from omni.realtime.openai.items import (
     FunctionCall,
@@ -51,6 +53,13 @@ def conversation(*items: Item, max_items: int = 10, max_bytes: int = 2**20) -> C
 
 def ids(of: Conversation) -> list[str]:
     return [item.id for item in of.items]
+
+
+def told(
+    items: Sequence[Item], instructions: str = "", prompt: str = "", sees: bool = True
+) -> tuple[ChatMessage, ...]:
+    """Return what an engine is told that prefers words, as pocket does."""
+    return messages_of(history(items, 120.0, prefers_words=True), instructions, prompt, sees)
 
 
 def texts(messages: tuple[ChatMessage, ...]) -> list[tuple[str, list[str]]]:
@@ -207,7 +216,7 @@ def test_the_system_speaks_first_and_a_role_once_at_a_time() -> None:
         written("d", "four"),
     ]
 
-    messages = messages_of(items, "Be brief.", "", sees=True)
+    messages = told(items, "Be brief.")
 
     assert texts(messages) == [
         ("system", ["Be brief.\n\nBe kind."]),
@@ -220,16 +229,23 @@ def test_the_system_speaks_first_and_a_role_once_at_a_time() -> None:
 def test_what_was_written_down_is_not_heard_again() -> None:
     items = [spoken("a", 1, "hello"), answer("b", ("hi", 1.0)), spoken("c", 1)]
 
-    messages = messages_of(items, "", "", sees=True)
+    messages = told(items)
 
     assert texts(messages) == [("user", ["hello"]), ("assistant", ["hi"]), ("user", ["audio"])]
+
+
+def test_a_message_holds_one_recording() -> None:
+    """An engine says what it heard in the last message; two would be told as one."""
+    items = [spoken("a", 1), written("b", "one"), spoken("c", 1), written("d", "two")]
+
+    assert texts(told(items)) == [("user", ["audio", "one"]), ("user", ["audio", "two"])]
 
 
 def test_pictures_are_for_engines_that_see() -> None:
     picture = Picture(Buffer(b"file"), "data:image/png;base64,ZmlsZQ==")
     items = [Message(id="a", role="user", content=[picture, Text("What is it?")])]
 
-    seen, unseen = (messages_of(items, "", "", sees=sees) for sees in (True, False))
+    seen, unseen = (told(items, sees=sees) for sees in (True, False))
 
     assert texts(seen) == [("user", ["image", "What is it?"])]
     assert texts(unseen) == [("user", ["What is it?"])]
@@ -246,7 +262,7 @@ def test_pictures_are_for_engines_that_see() -> None:
 def test_an_engine_is_always_asked_something(
     items: list[Item], prompt: str, asked: str
 ) -> None:
-    assert texts(messages_of(items, "", prompt, sees=True))[-1] == ("user", [asked])
+    assert texts(told(items, prompt=prompt))[-1] == ("user", [asked])
 
 
 def test_function_results_are_told_by_the_user() -> None:
@@ -255,30 +271,45 @@ def test_function_results_are_told_by_the_user() -> None:
         FunctionCallOutput(id="b", call_id="call_1", output="sunny"),
     ]
 
-    (call, result) = messages_of(items, "", "", sees=True)
+    (call, result) = told(items)
 
     assert call.role == "assistant" and "weather" in call.parts[0].text
     assert result.role == "user" and "sunny" in result.parts[0].text
 
 
+def test_an_engine_that_hears_is_given_the_sound_again() -> None:
+    """MiniCPM-o hears more in a voice than its words."""
+    items = [spoken("a", 1, "hello"), answer("b", ("hi", 1.0)), spoken("c", 1, "again")]
+
+    messages = messages_of(history(items, 120.0, prefers_words=False), "", "", sees=True)
+
+    assert [part.kind for message in messages for part in message.parts] == [
+        "audio",
+        "text",
+        "audio",
+    ]
+
+
 def test_old_speech_is_left_out_with_all_before_it() -> None:
     items = [written("a", "one"), spoken("b", 5), written("c", "two"), spoken("d", 6)]
 
-    kept = without_old_sound(items, max_s=10)
+    kept = history(items, 10, prefers_words=False)
 
-    assert [item.id for item in kept] == ["c", "d"]
-
-
-def test_speech_that_was_written_down_costs_nothing() -> None:
-    items = [spoken("a", 50, "long ago"), spoken("b", 5)]
-
-    assert without_old_sound(items, max_s=10) == items
+    assert [item.id for item in kept.items] == ["c", "d"] and kept.heard == {"d"}
 
 
-def test_what_was_said_last_stays_however_long_it_is() -> None:
-    items = [spoken("a", 1), spoken("b", 50)]
+def test_old_speech_that_was_written_down_is_told_in_words() -> None:
+    items = [spoken("a", 50, "long ago"), spoken("b", 6, "lately"), spoken("c", 5)]
 
-    assert [item.id for item in without_old_sound(items, max_s=10)] == ["b"]
+    kept = history(items, 12, prefers_words=False)
+
+    assert kept.items == items and kept.heard == {"b", "c"}
+
+
+def test_what_was_said_last_is_heard_however_long_it_is() -> None:
+    kept = history([spoken("a", 1), spoken("b", 50)], 10, prefers_words=True)
+
+    assert [item.id for item in kept.items] == ["b"] and kept.heard == {"b"}
 
 
 def test_the_last_item_is_heard_if_a_user_speaks_in_it() -> None:
