@@ -3,8 +3,9 @@
 checkpoint              files -> modules on a device; fetch, hubs, transfer bring the files
 tokenizer, prompt       text <-> ids; messages -> ids with places for embeddings; system_prompts
 images, video, mel      pictures, files and sound -> what the encoders take
-hearing                 seconds of sound of many slots -> embeddings
+hearing, seeing         seconds of sound of many slots, pictures -> embeddings
 kv_cache                pages, plans, roll-back, windows
+staging, graphs         inputs in one copy; steps of fixed shape, recorded as CUDA graphs
 sampling                logits -> text tokens; code_sampling: -> speech codes
 speech_codes            spoken text -> codes; token2wav: codes -> sound; voice: reference recordings
 model                   the modules: tensors only
