@@ -91,13 +91,6 @@ class TextRows:
     history: Tensor
     is_narrow: bool
 
-    def copy_(self, other: "TextRows") -> None:
-        """Take the values of *other*, of the same shapes (to refill a captured graph)."""
-        assert self.is_narrow == other.is_narrow
-        self.numbers.copy_(other.numbers)
-        self.counts.copy_(other.counts)
-        self.history.copy_(other.history)
-
     @property
     def inverse_temperature(self) -> Tensor:
         return self.numbers[0]
@@ -308,11 +301,11 @@ def occurrences(history: Tensor, num_ids: int) -> Tensor:
 
 
 def padded_history(
-    windows: Sequence[Sequence[int]], padding: int, device: torch.device, step: int = _HISTORY_STEP
+    windows: Sequence[Sequence[int]], padding: int, device: torch.device
 ) -> Tensor:
-    """Return (B, W) int64 of *windows*, W the longest one rounded up to a multiple of *step*."""
+    """Return (B, W) int64 of *windows*, W the longest one rounded up."""
     longest = max((len(window) for window in windows), default=0)
-    width = max(1, -(-longest // step)) * step
+    width = max(1, -(-longest // _HISTORY_STEP)) * _HISTORY_STEP
     rows = [[*window, *[padding] * (width - len(window))] for window in windows]
     return to_device(torch.tensor(rows, dtype=torch.int64), device)
 
