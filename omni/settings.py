@@ -200,7 +200,7 @@ class RealtimeSettings:
         64, "sound, pictures and words of a conversation, in MiB; the oldest go", low=1
     )
     max_history_s: float = _setting(
-        120.0, "speech of earlier turns that is heard again, where nobody wrote it down", low=0
+        120.0, "speech of earlier turns that an engine hears again, in s; 0: its last turn", low=0
     )
     max_client_secrets: int = _setting(
         10_000, "ephemeral keys at once; the oldest go", low=1, high=1_000_000
