@@ -2,7 +2,13 @@
 
 import io
 
-from PIL import Image, UnidentifiedImageError
+from PIL import (  # noqa: F401  # each registers its format
+    AvifImagePlugin,
+    Image,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from omni.errors import TooLarge
 
@@ -13,6 +19,8 @@ MAX_PIXELS = 64_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 #: Those whose header Pillow reads fast; the others are left to whoever decodes them.
 _FAST_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+Image.preinit()  # the other formats: now, and not when a first picture comes
 
 
 def check_size(data: bytes | memoryview) -> None:

@@ -1,12 +1,15 @@
 """A picture that would fill the memory is refused by its header."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
 
 from omni.errors import TooLarge
 from omni.pictures import MAX_PIXELS, check_size
+from omni.process import ROOT
 
 
 def picture(width: int, height: int, form: str = "PNG") -> bytes:
@@ -38,3 +41,17 @@ def test_a_usual_picture_passes(form: str) -> None:
 )
 def test_what_is_no_picture_is_left_to_its_reader(data: bytes) -> None:
     check_size(data)
+
+
+def test_the_first_picture_of_a_process_loads_no_further_module() -> None:
+    """Pillow loads its plugins when it meets their first file: 100 ms of a standing event loop."""
+    program = (
+        "import sys; from omni.pictures import check_size\n"
+        "before = set(sys.modules)\n"
+        "check_size(b'neither of them' * 100)\n"
+        "print({name for name in set(sys.modules) - before if name.startswith('PIL')})"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.stdout.strip() == "set()", done.stderr
