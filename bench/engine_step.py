@@ -10,6 +10,7 @@ a unit's latency runs from there to its result. Prints tables, and JSON with --j
 """
 
 import argparse
+import gc
 import sys
 import tempfile
 import threading
@@ -48,6 +49,7 @@ from omni.minicpmo.speech_codes import SpeechMode
 from omni.minicpmo.thinking import FeedShare
 from omni.minicpmo.vocoding import Sounding
 from omni.minicpmo.work import Draw, Drawn, Feed, Ids, Speak, Vocode
+from omni.process import spare_the_loaded
 from omni.settings import load_settings
 
 T = TypeVar("T", bound=SessionEvent)
@@ -111,6 +113,7 @@ class Bench:
         load = random_load(Path(self._folder.name), is_tiny, device)
         self.engine = MiniCPMOEngine(settings, options, load)
         self.capabilities = self.engine.load(self._woken.set)
+        spare_the_loaded()  # as a worker does
         tokenizer = self.engine.loaded.around.tokenizer
         control, word = tokenizer.control, tokenizer.encode(" a")[0]
         self.script.words = (control.speak, *[word] * NUM_WORDS, control.chunk_eos)
@@ -119,6 +122,7 @@ class Bench:
     def close(self) -> None:
         """Free everything."""
         self.engine.close()
+        gc.unfreeze()
         self._folder.cleanup()
 
     def wait(self, timeout_s: float) -> None:
