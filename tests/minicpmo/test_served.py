@@ -9,7 +9,9 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
+import orjson
 import pytest
+from openbmb_realtime.protocol import parse_server_event
 
 from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint
 from omni.wav import waveform_from_wav
@@ -202,3 +204,34 @@ async def test_a_killed_worker_comes_back_and_serves(running: RunningOmni) -> No
         for client in (first, second_call):
             await client.prepare(config={"force_listen_count": 0})
             assert len(await talk(client, 2)) == 2
+
+
+async def test_r2_completes_each_turn_once_and_counts_every_token(running: RunningOmni) -> None:
+    """Turns of several units, some interrupted; read by the parser of the real SDK."""
+    payload = {"config": {"force_listen_count": 0, "max_tokens": 30}}
+    events: list[Event] = []
+    async with connected(running.address, "/v1/realtime?dialect=r2&mode=video") as client:
+        await client.send("session.init", payload=payload)
+        await client.until("session.created")
+        for number in range(12):
+            loudness = 0.3 if number % 3 == 0 else 0.001
+            sound = {"audio": second(loudness), "video_frames": [picture()]}
+            await client.send("input.append", input=sound | {"force_listen": number == 8})
+            unit = [await client.receive()]
+            while unit[-1].get("chunk_index") != number + 1:
+                unit.append(await client.receive())
+            events += unit
+        await client.send("session.close")
+        while not events or events[-1]["type"] != "session.closed":
+            events.append(await client.receive())
+
+    heard = [parse_server_event(orjson.dumps(event)) for event in events]
+    turns = {event["response_id"] for event in events if event.get("kind") in ("text", "audio")}
+    completed = [event for event in heard if event.kind == "listen"]
+    assert turns and len(completed) in (len(turns), len(turns) - 1), "the last may be open"
+    usage = heard[-1].usage
+    assert usage is not None
+    assert usage.vision_input_tokens == 64 * 12
+    assert usage.audio_input_tokens is not None and usage.audio_input_tokens >= 10 * 12
+    told = [event["chunk_usage"]["total_tokens"] for event in events if "chunk_usage" in event]
+    assert events[-1]["usage"]["total_tokens"] > sum(told), "the prompt was counted, too"
