@@ -63,3 +63,10 @@ def test_the_talk_bench_compares_two_servers(omni: RunningOmni, tmp_path: Path) 
     assert [row["server"] for row in figures["rows"]] == ["omni", "against"]
     assert all((row["answers"], row["failed"]) == (8, 0) for row in figures["rows"])
     assert "sound p50" in printed
+
+
+def test_the_recording_bench_watches_the_memory(tmp_path: Path) -> None:
+    printed, figures = run("recording", tmp_path, "--quick")
+
+    assert [row["sessions"] for row in figures["listing"]] == [50, 50, 50]
+    assert figures["finalise"][0]["files_mib"] > 1 and "rss_mib" in printed

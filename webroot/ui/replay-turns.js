@@ -51,7 +51,7 @@ function asked({ input, request_ts_ms }, session) {
     h("div", {},
       h("p", { class: "eyebrow", t: "viewer.user" }),
       input.text && h("p", {}, input.text),
-      input.type === "voice" && h("p", { class: "quiet", t: ["viewer.spoke", { seconds: input.duration_ms / 1000 }] }),
+      input.duration_ms > 0 && h("p", { class: "quiet", t: ["viewer.spoke", { seconds: input.duration_ms / 1000 }] }),
       input.audio && sound(session, input.audio),
       ...(input.images ?? []).map((/** @type {string} */ name) => h("img", { class: "turn-picture", attrs: { loading: "lazy", alt: "", src: session.asset(name) } })),
       ...(input.videos ?? []).map((/** @type {string} */ name) => h("video", { class: "turn-picture", attrs: { controls: true, preload: "metadata", src: session.asset(name) } }))));
