@@ -245,5 +245,11 @@ def _explained(error: Exception, slot: Slot) -> OmniError:
         raise EngineDead(f"the device failed: {error}") from error
     if isinstance(error, OmniError):
         return error
+    if isinstance(error, torch.OutOfMemoryError):
+        log.warning("the GPU's memory was short for the session in slot %s: %s", slot.index, error)
+        return CapacityError(
+            "the GPU's memory is short at this moment: try again, or have fewer sessions "
+            "(fabric.slots)"
+        )
     log.error("the session in slot %s failed", slot.index, exc_info=error)
     return GenerationFailed("the engine failed in this session; it ended")

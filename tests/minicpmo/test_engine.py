@@ -1,12 +1,13 @@
 """The engine on the tiny checkpoint, through its contract: many sessions, faults, freed slots."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
+import torch
 from attrs import evolve
 from numpy.typing import NDArray
 
@@ -25,9 +26,10 @@ from omni.engine import (
 from omni.minicpmo.scheduler import Phase
 from omni.minicpmo.session import MAX_WAITING_CHUNKS
 from omni.minicpmo.setup import EngineOptions
+from omni.minicpmo.thinking import FeedShare
 from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint
 from omni.minicpmo.warm_up import warm_up
-from omni.minicpmo.work import Draw, Drawn
+from omni.minicpmo.work import Draw, Drawn, Fed
 from tests.minicpmo.driver import Driver, heard, pcm, silence_source, slots
 from tests.minicpmo.pictures import golden_picture
 
@@ -335,6 +337,31 @@ def test_an_engine_fault_ends_the_session_that_it_met_alone(
     assert "ZeroDivision" not in failed.message
     assert driver.is_clean(1)
     driver.wait(healthy, UnitResult)
+
+
+def test_memory_that_is_short_for_one_session_refuses_it_and_others_go_on(
+    start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the device itself has no room left: the batch fails, then each job is tried alone."""
+    driver = start(EngineOptions(), "fabric.slots=2")
+    first, second = slots(2)
+    thinking = driver.runner.thinking
+    prefill = thinking.prefill
+
+    def short_for_the_second(shares: Sequence[FeedShare]) -> list[Fed]:
+        if any(share.slot == second.index for share in shares):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return prefill(shares)
+
+    driver.ask(first, PREPARE, Prepared)
+    monkeypatch.setattr(thinking, "prefill", short_for_the_second)
+    driver.step(first, chunk(2, 0))
+    failed = driver.refusal(second, PREPARE)
+
+    assert (failed.code, failed.fatal) == ("no_capacity", True)
+    assert "fabric.slots" in failed.message and "CUDA" not in failed.message
+    assert driver.is_clean(1)
+    assert driver.wait(first, UnitResult).current_time == 1
 
 
 def test_closing_the_engine_ends_running_sessions(start: Callable[..., Driver]) -> None:

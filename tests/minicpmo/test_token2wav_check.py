@@ -28,8 +28,9 @@ from omni.minicpmo.voice import Voice
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 OPTIONS = Token2WavOptions(num_slots=2)
-#: Float32 sums in another order; the pitch adds up what they differ by. On a CPU it was 1e-3.
-SAME_SOUND = 5e-3
+#: Float32 sums in another order; the pitch adds up what they differ by. It was 4e-3 on an H100
+#: after five chunks, 1e-3 on a CPU after three.
+SAME_SOUND = 1e-2
 
 
 def voice(number: int, num_codes: int = 75) -> Voice:
@@ -170,5 +171,5 @@ def test_the_package_makes_the_same_sound(tmp_path: Path, monkeypatch: pytest.Mo
     for our, their in zip(*sounds, strict=True):
         assert our.shape == their.shape
         print("difference", float((our - their).abs().max()), "of", float(their.abs().max()))
-        assert float(their.abs().max()) > 20 * SAME_SOUND
+        assert float(their.abs().max()) > 10 * SAME_SOUND
         torch.testing.assert_close(our, their, atol=SAME_SOUND, rtol=0)
