@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import gc
 import os
+import resource
 import signal
 import sys
 import threading
@@ -23,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXIT_ENGINE_DEAD = 70
 EXIT_CANNOT_START = 78
 
+#: More sessions than one web process could ever hold.
+_MAX_FILES = 65_536
 _PR_SET_PDEATHSIG = 1  # Source: linux/prctl.h
 _PARENT_POLL_S = 0.5
 
@@ -90,6 +93,17 @@ def spare_the_loaded() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files to what it may have: a call takes two of them.
+
+    Shells and service managers often begin with 1,024, which 400 recorded calls come close to.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def die_with_parent(parent: int) -> None:

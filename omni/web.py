@@ -17,7 +17,7 @@ from omni.exposition import Exposition
 from omni.link import open_link
 from omni.log import set_up_logging
 from omni.openai.audio_memory import AudioMemory
-from omni.process import EXIT_CANNOT_START, process_settings, spare_the_loaded
+from omni.process import EXIT_CANNOT_START, allow_many_files, process_settings, spare_the_loaded
 from omni.realtime.live import LiveSessions
 from omni.realtime.openai.client_secrets import ClientSecrets
 from omni.recording.cleanup import Cleaner
@@ -249,6 +249,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the process."""
     settings = process_settings(argv)
+    allow_many_files()
     set_up_logging(NAME, settings.fabric.run_dir)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
