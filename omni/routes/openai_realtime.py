@@ -213,8 +213,7 @@ class _Call:
 
 
 def _rendered(error: OmniError) -> Sequence[Frame]:
-    frame = error_event(error).frame()
-    return [] if frame is None else [frame]
+    return error_event(error).frames()
 
 
 def _new_config(request: web.Request) -> SessionConfig:

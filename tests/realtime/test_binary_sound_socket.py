@@ -157,6 +157,22 @@ async def test_r2_in_turns(address: str, form: str) -> None:
             assert num_samples == 2 * TONE
 
 
+@forms
+async def test_openai(address: str, form: str) -> None:
+    session = {"type": "realtime", "sound": form, "audio": {"input": {"turn_detection": None}}}
+    async with connected(address, "/v1/realtime?dialect=openai") as client:
+        await client.send("session.update", session=session)
+        updated = await client.until("session.updated")
+        await client.socket.send_bytes(WRITERS[form](LOUD))
+        await client.send("input_audio_buffer.commit")
+        await client.until("input_audio_buffer.committed")
+        await client.send("response.create")
+        _, num_samples = await _until(client, "response.done", form)
+
+    assert updated["session"]["sound"] == form
+    assert num_samples == TONE
+
+
 @pytest.mark.parametrize(
     ("path", "kind", "fields"),
     [
@@ -167,6 +183,7 @@ async def test_r2_in_turns(address: str, form: str) -> None:
         ("/v1/realtime?dialect=r1", "session.update", {"session": {"instructions": "", **MP3}}),
         ("/v1/realtime?dialect=r2", "session.init", {"payload": MP3}),
         ("/v1/realtime?mode=chat", "session.init", {"payload": MP3}),
+        ("/v1/realtime?dialect=openai", "session.update", {"session": MP3}),
     ],
 )
 async def test_an_unknown_form_is_refused_with_all_that_there_is(

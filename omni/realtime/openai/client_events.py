@@ -7,8 +7,9 @@ from attrs import frozen
 from omni.engine import Buffer
 from omni.errors import ProtocolError
 from omni.openai.errors import Refusal
+from omni.realtime.binary_sound import SoundReader
 from omni.realtime.fields import FieldError, Fields, read_object
-from omni.realtime.media import MAX_CHUNK_S, decode_base64, decode_binary_sound
+from omni.realtime.media import decode_base64
 from omni.realtime.openai.config import (
     MAX_NAME_CHARS,
     FormatName,
@@ -144,12 +145,17 @@ class Received:
     error: ProtocolError | None = None
 
 
-def read_frame(data: bytes, binary: bool, config: SessionConfig) -> Received:
-    """Return what the frame *data* says, to a session that is set as *config*. Never raises."""
+def read_frame(
+    data: bytes, binary: bool, config: SessionConfig, reader: SoundReader
+) -> Received:
+    """Return what the frame *data* says, to a session that is set as *config*. Never raises.
+
+    reader: of the session's binary frames; an Opus stream goes on from one to the next.
+    """
     event_id = None
     try:
         if binary:
-            return Received(AppendSound(pcm=decode_binary_sound(data, MAX_CHUNK_S)))
+            return Received(AppendSound(pcm=reader.read(data)))
         fields = read_object(data)
         given = fields.values.get("event_id")
         event_id = given if isinstance(given, str) and len(given) <= MAX_NAME_CHARS else None

@@ -6,6 +6,7 @@ from typing import Literal
 from attrs import evolve, frozen
 
 from omni.openai.errors import Refusal
+from omni.realtime.binary_sound import SoundForm, sound_form
 from omni.realtime.fields import Fields
 
 FormatName = Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
@@ -64,7 +65,10 @@ class Transcription:
 
 @frozen(kw_only=True)
 class SessionConfig:
-    """max_output_tokens: None for no limit of its own. speed and noise_reduction: kept, unused."""
+    """max_output_tokens: None for no limit of its own. speed and noise_reduction: kept, unused.
+
+    sound: base64 in events, as OpenAI has it, or one of our forms of binary frames.
+    """
 
     model: str
     voice: str = "default"
@@ -80,6 +84,7 @@ class SessionConfig:
     tools: tuple[Mapping[str, object], ...] = ()
     tool_choice: str = "auto"
     max_output_tokens: int | None = None
+    sound: SoundForm = "base64"
 
 
 def updated(config: SessionConfig, session: Fields) -> SessionConfig:
@@ -101,6 +106,7 @@ def updated(config: SessionConfig, session: Fields) -> SessionConfig:
         tools=tools(session, config.tools),
         tool_choice=tool_choice(session, config.tool_choice),
         max_output_tokens=max_tokens(session, "max_output_tokens", config.max_output_tokens),
+        sound=sound_form(session) if session.has("sound") else config.sound,
     )
 
 

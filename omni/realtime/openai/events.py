@@ -26,25 +26,30 @@ _BETA_PARTS = {"output_text": "text", "output_audio": "audio"}
 
 @frozen
 class ServerEvent:
-    """One event towards the client; it gets its `event_id` when it is written."""
+    """One event towards the client; it gets its `event_id` when it is written.
+
+    sound: the binary frame that follows it, where the client asked for such.
+    """
 
     kind: str
     fields: Mapping[str, object]
+    sound: Frame | None = None
 
     @classmethod
     def of(cls, kind: str, **fields: object) -> "ServerEvent":
         """Return the event of that type with these fields."""
         return cls(kind, fields)
 
-    def frame(self, is_beta: bool = False) -> Frame | None:
-        """Return the event as a frame; None where the beta had none."""
+    def frames(self, is_beta: bool = False) -> list[Frame]:
+        """Return the event as one frame, or two with its sound; none where the beta had none."""
         kind, fields = self.kind, dict(self.fields)
         if is_beta:
             kind = _BETA_NAMES.get(kind, kind)
             fields = {name: _in_beta(value) for name, value in fields.items()}
         if not kind:
-            return None
-        return Frame(orjson.dumps({"type": kind, "event_id": new_id("event"), **fields}))
+            return []
+        event = Frame(orjson.dumps({"type": kind, "event_id": new_id("event"), **fields}))
+        return [event] if self.sound is None else [event, self.sound]
 
 
 def error_event(error: OmniError, event_id: str | None = None) -> ServerEvent:

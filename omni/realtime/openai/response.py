@@ -5,10 +5,11 @@ from typing import Literal
 
 import numpy as np
 import pybase64
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from omni.audio import OUTPUT_HZ, Waveform
 from omni.engine import ChatDone
+from omni.realtime.binary_sound import SoundForm, SoundWriter
 from omni.realtime.openai.config import FormatName, Modality
 from omni.realtime.openai.conversation import Conversation
 from omni.realtime.openai.events import ServerEvent, new_id
@@ -80,6 +81,7 @@ class Response:
     conversation_id: str | None
     conversation: Conversation | None
     metadata: Mapping[str, object] | None = None
+    sound: SoundForm = "base64"
     id: str = field(factory=lambda: new_id("resp"), init=False)
     item: Message | None = field(default=None, init=False)
     is_over: bool = field(default=False, init=False)
@@ -89,10 +91,15 @@ class Response:
     _usage: Usage | None = field(default=None, init=False)
     _said: str = field(default="", init=False)
     _encoder: Encoder = field(init=False)
+    _writer: SoundWriter = field(init=False)
 
     @_encoder.default
     def _make_encoder(self) -> Encoder:
         return Encoder(self.output_format)
+
+    @_writer.default
+    def _make_writer(self) -> SoundWriter:
+        return SoundWriter(self.sound)
 
     @property
     def text(self) -> str:
@@ -184,12 +191,19 @@ class Response:
         ]
 
     def _sound(self, samples: Waveform, last: bool = False) -> list[ServerEvent]:
+        if self.sound != "base64":
+            return self._binary_sound(samples, last)
         size = int(_MAX_DELTA_S * OUTPUT_HZ)
         events: list[ServerEvent] = []
         for at in range(0, max(samples.size, 1), size):
             data = self._encoder.push(samples[at : at + size], last)
             events += self._deltas("output_audio", pybase64.b64encode_as_string(data))
         return events
+
+    def _binary_sound(self, samples: Waveform, last: bool) -> list[ServerEvent]:
+        fields, frames = self._writer.told("delta", samples.tobytes(), last)
+        event = self._of_part("response.output_audio.delta", **fields)
+        return [evolve(event, sound=frame) for frame in frames]
 
     def _deltas(self, kind: str, delta: str) -> Iterator[ServerEvent]:
         if delta:

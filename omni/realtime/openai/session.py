@@ -10,6 +10,7 @@ from omni.engine import Buffer, Capabilities
 from omni.errors import ProtocolError, QueueFull
 from omni.link import BrokerLink
 from omni.openai.errors import Refusal
+from omni.realtime.binary_sound import SoundReader, is_slow
 from omni.realtime.dialect import Frame
 from omni.realtime.openai.answers import MAX_ANSWERS, Answer, Answers, FindVoice
 from omni.realtime.openai.call_record import CallRecord
@@ -86,6 +87,7 @@ class RealtimeSession:
     _transcripts: Transcripts = field(init=False)
     _microphone: Microphone = field(init=False)
     _decoder: Decoder = field(init=False)
+    _reader: SoundReader = field(factory=SoundReader, init=False)
     _speech_item_id: str = field(default="", init=False)
     _ahead: _Ahead | None = field(default=None, init=False)
     _is_answer_due: bool = field(default=False, init=False)
@@ -132,8 +134,7 @@ class RealtimeSession:
 
     async def tell(self, events: Sequence[ServerEvent]) -> None:
         """Tell the client. Raises: ConnectionError when it is gone."""
-        frames = (event.frame(self.is_beta) for event in events)
-        await self.send([frame for frame in frames if frame is not None])
+        await self.send([frame for event in events for frame in event.frames(self.is_beta)])
 
     def _shown(self) -> dict[str, object]:
         return shown(self.config, self.id, self.expires_at, self.is_beta)
@@ -142,10 +143,12 @@ class RealtimeSession:
 
     async def take(self, data: bytes, binary: bool) -> None:
         """Do what a frame asks for, or tell what is wrong with it; the session goes on."""
-        if len(data) > _INLINE_BYTES:
-            received = await asyncio.to_thread(read_frame, data, binary, self.config)
+        if len(data) > _INLINE_BYTES or is_slow(data, binary):
+            received = await asyncio.to_thread(
+                read_frame, data, binary, self.config, self._reader
+            )
         else:
-            received = read_frame(data, binary, self.config)
+            received = read_frame(data, binary, self.config, self._reader)
         try:
             if received.event is None:
                 raise received.error or ProtocolError("Invalid event")
@@ -343,6 +346,7 @@ class RealtimeSession:
         response = Response(
             modality=event.output_modality or config.output_modality,
             output_format=event.output_format or config.output_format,
+            sound=config.sound,
             voice=event.voice or config.voice,
             max_output_tokens=event.max_output_tokens or config.max_output_tokens,
             conversation=self.conversation if in_conversation else None,

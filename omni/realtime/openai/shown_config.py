@@ -10,6 +10,8 @@ def shown(
 ) -> dict[str, object]:
     """Return the whole session. expires_at: Unix seconds."""
     form = _beta_form(config) if is_beta else _present_form(config)
+    if config.sound != "base64":  # nothing of ours is shown to who did not ask for it
+        form["sound"] = config.sound
     return {"id": session_id, "object": "realtime.session", "expires_at": expires_at, **form}
 
 
