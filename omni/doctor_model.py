@@ -20,9 +20,9 @@ from omni.process import ROOT
 from omni.settings import Settings
 from omni.up import needs_gpu
 
-#: Source: docs/decisions/0012-engine-programs.md: weights 20 GB, shared by all calls 8.3 GB, and
-#: 0.82 GB for each call.
-SHARED_MIB, CALL_MIB, MAX_CALLS = 27_000, 780, 64
+#: Source: docs/decisions/0012-engine-programs.md: weights 20 GB, shared by all calls 10.5 GB,
+#: and 0.82 GB for each call.
+SHARED_MIB, CALL_MIB, MAX_CALLS = 29_000, 780, 64
 #: Source: the published repository: 18.7 GB of weights, 1.2 GB of voice models.
 CHECKPOINT_MIB = 19_500
 #: CUDA's major version -> the oldest driver. Source: NVIDIA, CUDA compatibility.
