@@ -2,7 +2,8 @@
 
 The socket is read by a callback of the loop, not by a task: a message costs no task switch until
 it reaches the session that waits for it. What the two ends do about a broker that restarts is in
-`delivery`; a session's user does not notice it.
+`delivery`; a session's user does not notice it. Longer than most files: a link that comes and goes
+is one state, and every message that may come meets it here. Sessions are in `linked_session`.
 """
 
 import asyncio
@@ -16,19 +17,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import zmq
-from attrs import frozen
 
 from omni.codec import Part, VersionMismatch, decode, decode_header, encode, stamped
-from omni.delivery import Stream
-from omni.engine import Close, SessionEvent, SessionInput
-from omni.errors import (
-    CapacityError,
-    ClientError,
-    NoWorker,
-    OmniError,
-    ProtocolError,
-    error_from_code,
-)
+from omni.errors import ClientError, NoWorker, ProtocolError
+from omni.linked_session import LinkedSession, SessionEnd
 from omni.messages import (
     TO_WEB,
     Ack,
@@ -40,7 +32,6 @@ from omni.messages import (
     Goodbye,
     Header,
     Heartbeat,
-    HeldLease,
     Hello,
     Leased,
     Message,
@@ -53,7 +44,6 @@ from omni.messages import (
     Revoked,
     Role,
     SetEta,
-    Stamp,
     Status,
     StatusQuery,
     TicketEnded,
@@ -63,13 +53,12 @@ from omni.meter import Meter, deadline_of
 from omni.settings import FabricSettings
 from omni.wire import MORE_NOW, NOW, connect_dealer, has_message, receive, routing_id
 
+__all__ = ["BrokerLink", "LinkedSession", "open_link"]
+
 log = logging.getLogger(__name__)
 
 #: Messages taken before the event loop gets its turn.
 MAX_BATCH = 32
-#: Events of one session that nobody has received yet. The worker's window is far below; one that
-#: minds none costs its session.
-MAX_INBOX = 256
 #: Words for the broker kept while it takes nothing: releases and exits; the oldest go first.
 MAX_TO_BROKER = 4096
 #: While the broker has not answered, hello is said again so often.
@@ -77,190 +66,6 @@ HELLO_PAUSE_S = 0.05
 #: Longest wait for the answer to a request.
 ANSWER_TIMEOUT_S = 2.0
 FAREWELL_MS = 200
-
-
-@frozen
-class _End:
-    """Why a session is over, as an error that can be raised more than once."""
-
-    code: str
-    message: str
-    retry_after_s: float = 5.0
-
-    def error(self) -> OmniError:
-        return error_from_code(self.code, self.message, self.retry_after_s)
-
-
-#: The usual end.
-_CLOSED = _End("cancelled", "the session was closed")
-
-
-class LinkedSession:
-    """One session's way to its worker: a ticket first, then a lease; made by `open_session`.
-
-    key: its routing key, unique for each connection. queued_s: how long it waited for its lease.
-    last_stamps: of the last received event, hop by hop. Belongs to one task at a time.
-    """
-
-    def __init__(
-        self, link: "BrokerLink", key: str, client_id: str, request_type: RequestType
-    ) -> None:
-        self.key, self.client_id, self.request_type = key, client_id, request_type
-        self.queued_s = 0.0
-        self.last_stamps: tuple[Stamp, ...] = ()
-        self.generation = 0
-        self.unit_deadline_s = 1.0
-        self.stream = Stream()
-        self.enqueued_at_s: float | None = None
-        self.leased_at_s = 0.0
-        self._link = link
-        self._lease: Leased | None = None
-        self._queued: Queued | None = None
-        self._inbox: deque[tuple[Header, SessionEvent, int]] = deque()  # and its bytes
-        self._end: _End | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def lease(self) -> Leased:
-        """Its lease. Must be leased."""
-        assert self._lease is not None, "wait_for_lease first"
-        return self._lease
-
-    @property
-    def is_waiting(self) -> bool:
-        """True between the ticket and the lease."""
-        return self.enqueued_at_s is not None and self._lease is None and self._end is None
-
-    @property
-    def is_leased(self) -> bool:
-        """True while it has a slot."""
-        return self._lease is not None and self._end is None
-
-    async def wait_for_lease(self) -> AsyncIterator[Queued]:
-        """Take a ticket and yield its place in the line, at once and at each change, until leased.
-
-        Of several changes that come while the user is busy, the last is given. Raises: QueueFull,
-        NoWorker, Cancelled.
-        """
-        if self.enqueued_at_s is None:
-            self.enqueued_at_s = time.monotonic()
-            self._link.enqueue(self)
-        while self._lease is None:
-            if self._end is not None:
-                raise self._end.error()
-            queued, self._queued = self._queued, None
-            if queued is not None:
-                yield queued
-            else:
-                await self._wait()
-
-    def send(self, input: SessionInput) -> None:
-        """Send *input* to the engine. Never blocks; order is kept.
-
-        Raises: WorkerLost and the like when the session is over, CapacityError when the way is
-        blocked and `delivery.MAX_KEPT` messages wait already: this one was not taken.
-        """
-        if self._end is not None:
-            raise self._end.error()
-        assert self._lease is not None, "wait_for_lease first"
-        header = Header(
-            kind="",
-            session=self.key,
-            seq=self.stream.next_seq,
-            generation=self.generation,
-            ack=self.stream.acknowledge(),
-            stamps=(Stamp("web", time.monotonic_ns()),),
-        )
-        parts = encode(header, input)
-        if not self.stream.keep(parts):
-            raise CapacityError("too many messages wait on the way to the worker", 1.0)
-        self._link.meter.sent(sum(map(len, parts)))
-        self._link.flush(self)
-
-    async def receive(self) -> SessionEvent:
-        """Return the next event.
-
-        Raises, after all events that came before: WorkerLost, LeaseExpired, CapacityError (its
-        events were not received fast enough), Cancelled (closed here), NoWorker (no broker for
-        `lease_timeout_s`).
-        """
-        while not self._inbox:
-            if self._end is not None:
-                raise self._end.error()
-            await self._wait()
-        header, event, size_bytes = self._inbox.popleft()
-        self.last_stamps = header.stamps
-        if self.stream.note_taken(header.seq, size_bytes):
-            self._link.acknowledge(self)
-        return event
-
-    def close(self) -> None:
-        """End the session: `Close` for the engine; slot or ticket goes back. Always safe."""
-        if self.is_leased:
-            try:
-                self.send(Close())
-            except OmniError:  # the broker's word ends it at the worker as well
-                pass
-        self._link.release(self)
-        self.end(_CLOSED)
-
-    # --- for the link ------------------------------------------------------------------------
-
-    def take_queued(self, queued: Queued) -> None:
-        """Note its place in the line."""
-        self._queued = queued
-        self._wake()
-
-    def take_lease(self, generation: int, leased: Leased) -> None:
-        """Note its lease."""
-        if self._lease is None and self.enqueued_at_s is not None:
-            self._lease, self.generation = leased, generation
-            self.leased_at_s = time.monotonic()
-            self.queued_s = self.leased_at_s - self.enqueued_at_s
-            self._link.meter.leased(self.request_type, self.queued_s)
-            self._wake()
-
-    def take_event(self, header: Header, event: SessionEvent, size_bytes: int) -> bool:
-        """Put *event* into the inbox. False if that is full: its worker minds no window."""
-        if len(self._inbox) >= MAX_INBOX:
-            return False
-        self._inbox.append((header, event, size_bytes))
-        self._wake()
-        return True
-
-    def end(self, end: _End) -> None:
-        """Note that it is over; what came before can still be received."""
-        if self._end is None:
-            self._end = end
-            self._link.forget(self)
-            code = "closed" if end is _CLOSED else end.code
-            self._link.meter.session_ended(self.request_type, code)
-            self._wake()
-
-    def held_lease(self, now_s: float) -> HeldLease:
-        """Return its lease as hello reports it."""
-        return HeldLease(
-            session=self.key,
-            request_type=self.request_type,
-            worker=self.lease.worker,
-            slot=self.lease.slot,
-            generation=self.generation,
-            client_id=self.client_id,
-            elapsed_s=now_s - self.leased_at_s,
-            received_seq=self.stream.received,
-        )
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def _wait(self) -> None:
-        assert self._waiter is None, "a session has one reader"
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
 
 class BrokerLink:
@@ -310,7 +115,7 @@ class BrokerLink:
         key = "s_" + secrets.token_hex(6)
         session = self._sessions[key] = LinkedSession(self, key, client_id, request_type)
         if self._refusal is not None:
-            session.end(_End(self._refusal.code, str(self._refusal)))
+            session.end(SessionEnd(self._refusal.code, str(self._refusal)))
         return session
 
     async def status(self) -> Status:
@@ -431,7 +236,7 @@ class BrokerLink:
             self._say_hello(now_s)
             if silence_s > self._fabric.lease_timeout_s:
                 for session in list(self._sessions.values()):
-                    session.end(_End("no_worker", str(self._away())))
+                    session.end(SessionEnd("no_worker", str(self._away())))
         elif now_s >= self._beat_due_s - interval_s / 4:  # the tick is coarse: rather early
             self._beat_due_s = now_s + interval_s
             beat = Heartbeat(load=sum(item.is_leased for item in self._sessions.values()))
@@ -528,7 +333,8 @@ class BrokerLink:
         self._measure(session, event, stamps, size_bytes)
         if not session.take_event(stamps, event, size_bytes):  # type: ignore[arg-type]  # TO_WEB
             self.release(session)
-            session.end(_End("no_capacity", "events of the session were not received in time"))
+            text = "events of the session were not received in time"
+            session.end(SessionEnd("no_capacity", text))
 
     def _measure(
         self, session: LinkedSession, event: Message, header: Header, size_bytes: int
@@ -550,10 +356,11 @@ class BrokerLink:
                 session.take_lease(header.generation, message)
             case TicketEnded():
                 if session.is_waiting:
-                    session.end(_End(message.code, message.message, message.retry_after_s))
+                    wait_s = message.retry_after_s
+                    session.end(SessionEnd(message.code, message.message, wait_s))
             case Revoked():
                 if session.generation == header.generation:
-                    session.end(_End(message.code, message.message))
+                    session.end(SessionEnd(message.code, message.message))
             case Rejoined():
                 session.stream.rejoin(message.received_seq)
                 self.flush(session)
@@ -585,7 +392,7 @@ class BrokerLink:
         self.connected = False
         self._welcome.set()
         for session in list(self._sessions.values()):
-            session.end(_End(error.code, str(error)))
+            session.end(SessionEnd(error.code, str(error)))
 
     # --- out ---------------------------------------------------------------------------------
 

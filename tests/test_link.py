@@ -33,6 +33,26 @@ __all__ = ["fabric"]  # a fixture
 
 
 @pytest.fixture
+def num_slots() -> int:
+    """Slots of `worker`; a test that wants another number says so as a parameter."""
+    return 4
+
+
+@pytest.fixture
+def worker(fabric: FabricSettings, stack: ExitStack, num_slots: int) -> EchoWorker:
+    """A broker, and a worker that echoes."""
+    stack.enter_context(broker_thread(fabric))
+    return start_worker(stack, fabric, num_slots=num_slots)
+
+
+@pytest.fixture
+async def link(fabric: FabricSettings, worker: EchoWorker) -> AsyncIterator[BrokerLink]:
+    """The web's link to that broker."""
+    async with web_link(fabric) as link:
+        yield link
+
+
+@pytest.fixture
 def stack() -> Iterator[ExitStack]:
     """Close what the test has started, last first."""
     with ExitStack() as stack:
@@ -107,122 +127,88 @@ def number_of(event: object) -> int:
 # --- sessions ----------------------------------------------------------------------------------
 
 
-async def test_a_session_gets_its_answers_in_order(
-    fabric: FabricSettings, stack: ExitStack
-) -> None:
-    stack.enter_context(broker_thread(fabric))
-    start_worker(stack, fabric)
-    async with web_link(fabric) as link:
-        session = await leased(link)
+async def test_a_session_gets_its_answers_in_order(link: BrokerLink) -> None:
+    session = await leased(link)
 
-        for number in range(50):
-            session.send(chunk(number))
+    for number in range(50):
+        session.send(chunk(number))
 
-        assert [number_of(await session.receive()) for _ in range(50)] == list(range(50))
+    assert [number_of(await session.receive()) for _ in range(50)] == list(range(50))
 
 
-async def test_the_lease_names_worker_slot_and_engine(
-    fabric: FabricSettings, stack: ExitStack
-) -> None:
-    stack.enter_context(broker_thread(fabric))
-    start_worker(stack, fabric)
-    async with web_link(fabric) as link:
-        session = await leased(link, "adx_x")
+async def test_the_lease_names_worker_slot_and_engine(link: BrokerLink) -> None:
+    session = await leased(link, "adx_x")
 
-        lease = session.lease
+    lease = session.lease
 
-        assert (lease.worker, lease.gpu, lease.client_id) == ("worker-0", "0", "adx_x")
-        assert lease.capabilities.model == "echo"
-        assert session.key.startswith("s_") and session.queued_s > 0
+    assert (lease.worker, lease.gpu, lease.client_id) == ("worker-0", "0", "adx_x")
+    assert lease.capabilities.model == "echo"
+    assert session.key.startswith("s_") and session.queued_s > 0
 
 
-async def test_an_event_carries_the_times_of_its_whole_way(
-    fabric: FabricSettings, stack: ExitStack
-) -> None:
-    stack.enter_context(broker_thread(fabric))
-    start_worker(stack, fabric)
-    async with web_link(fabric) as link:
-        session = await leased(link)
-        session.send(chunk(1))
-        await session.receive()
+async def test_an_event_carries_the_times_of_its_whole_way(link: BrokerLink) -> None:
+    session = await leased(link)
+    session.send(chunk(1))
+    await session.receive()
 
-        hops = [stamp.hop for stamp in session.last_stamps]
-        times = [stamp.at_ns for stamp in session.last_stamps]
+    hops = [stamp.hop for stamp in session.last_stamps]
+    times = [stamp.at_ns for stamp in session.last_stamps]
 
-        assert hops == ["web", "broker", "worker", "worker", "broker", "web"]
-        assert times == sorted(times)
+    assert hops == ["web", "broker", "worker", "worker", "broker", "web"]
+    assert times == sorted(times)
 
 
-async def test_sessions_of_one_web_never_hear_each_other(
-    fabric: FabricSettings, stack: ExitStack
-) -> None:
-    stack.enter_context(broker_thread(fabric))
-    start_worker(stack, fabric)
-    async with web_link(fabric) as link:
-        one, two = await leased(link), await leased(link)
+async def test_sessions_of_one_web_never_hear_each_other(link: BrokerLink) -> None:
+    one, two = await leased(link), await leased(link)
 
-        for number in range(20):
-            one.send(chunk(number))
-            two.send(chunk(1000 + number))
+    for number in range(20):
+        one.send(chunk(number))
+        two.send(chunk(1000 + number))
 
-        assert [number_of(await one.receive()) for _ in range(20)] == list(range(20))
-        assert [number_of(await two.receive()) for _ in range(20)] == list(range(1000, 1020))
+    assert [number_of(await one.receive()) for _ in range(20)] == list(range(20))
+    assert [number_of(await two.receive()) for _ in range(20)] == list(range(1000, 1020))
 
 
-async def test_a_malformed_input_is_answered_to_its_own_session(
-    fabric: FabricSettings, stack: ExitStack
-) -> None:
-    stack.enter_context(broker_thread(fabric))
-    start_worker(stack, fabric)
-    async with web_link(fabric) as link:
-        session = await leased(link)
-        wrong: object = AudioChunk(pcm=Buffer(b""), max_slice_nums="many")  # type: ignore
+async def test_a_malformed_input_is_answered_to_its_own_session(link: BrokerLink) -> None:
+    session = await leased(link)
+    wrong: object = AudioChunk(pcm=Buffer(b""), max_slice_nums="many")  # type: ignore
 
-        session.send(wrong)  # type: ignore[arg-type]
-        failed = await session.receive()
-        session.send(chunk(2))
+    session.send(wrong)  # type: ignore[arg-type]
+    failed = await session.receive()
+    session.send(chunk(2))
 
-        assert isinstance(failed, Failed) and failed.code == "protocol_error"
-        assert number_of(await session.receive()) == 2
+    assert isinstance(failed, Failed) and failed.code == "protocol_error"
+    assert number_of(await session.receive()) == 2
 
 
-async def test_failures_of_a_turn_leave_the_session_alive(
-    fabric: FabricSettings, stack: ExitStack
-) -> None:
-    stack.enter_context(broker_thread(fabric))
-    start_worker(stack, fabric)
-    async with web_link(fabric) as link:
-        session = await leased(link)
+async def test_failures_of_a_turn_leave_the_session_alive(link: BrokerLink) -> None:
+    session = await leased(link)
 
-        session.send(StopAnswer())
-        session.send(chunk(1))
+    session.send(StopAnswer())
+    session.send(chunk(1))
 
-        assert isinstance(await session.receive(), Failed)
-        assert number_of(await session.receive()) == 1
+    assert isinstance(await session.receive(), Failed)
+    assert number_of(await session.receive()) == 1
 
 
 # --- queue -------------------------------------------------------------------------------------
 
 
-async def test_a_waiting_session_hears_its_position_and_every_change(
-    fabric: FabricSettings, stack: ExitStack
-) -> None:
-    stack.enter_context(broker_thread(fabric))
-    start_worker(stack, fabric, num_slots=1)
-    async with web_link(fabric) as link:
-        first, second, third = await leased(link), *(link.open_session("c", "chat") for _ in "23")
-        updates = second.wait_for_lease(), third.wait_for_lease()
-        assert (await anext(updates[0])).position == 1
-        assert (await anext(updates[1])).position == 2
+@pytest.mark.parametrize("num_slots", [1])
+async def test_a_waiting_session_hears_its_position_and_every_change(link: BrokerLink) -> None:
+    first, second, third = await leased(link), *(link.open_session("c", "chat") for _ in "23")
+    updates = second.wait_for_lease(), third.wait_for_lease()
+    assert (await anext(updates[0])).position == 1
+    assert (await anext(updates[1])).position == 2
 
-        second.close()
+    second.close()
 
-        assert (await anext(updates[1])).position == 1
-        first.close()
-        assert [item async for item in updates[1] if item.position != 1] == []
-        assert third.is_leased
-        with pytest.raises(Cancelled):
-            await anext(updates[0])
+    assert (await anext(updates[1])).position == 1
+    first.close()
+    assert [item async for item in updates[1] if item.position != 1] == []
+    assert third.is_leased
+    with pytest.raises(Cancelled):
+        await anext(updates[0])
 
 
 async def test_a_full_queue_raises_with_a_time_to_come_back(
@@ -276,29 +262,23 @@ async def test_a_session_closed_twice_gives_its_slot_back_once(
             first.send(chunk(1))
 
 
-async def test_a_lease_for_a_session_that_was_just_closed_frees_the_slot(
-    fabric: FabricSettings, stack: ExitStack
-) -> None:
+@pytest.mark.parametrize("num_slots", [1])
+async def test_a_lease_for_a_session_that_was_just_closed_frees_the_slot(link: BrokerLink) -> None:
     """The reference left the worker busy for ever when a client left just before its turn."""
-    stack.enter_context(broker_thread(fabric))
-    start_worker(stack, fabric, num_slots=1)
-    async with web_link(fabric) as link:
-        for _ in range(30):
-            gone = link.open_session("c", "chat")
-            task = asyncio.ensure_future(anext(gone.wait_for_lease()))
-            await asyncio.sleep(0)  # the ticket is on its way now, and perhaps the lease
-            gone.close()
-            with pytest.raises((Cancelled, StopAsyncIteration)):
-                await task
+    for _ in range(30):
+        gone = link.open_session("c", "chat")
+        task = asyncio.ensure_future(anext(gone.wait_for_lease()))
+        await asyncio.sleep(0)  # the ticket is on its way now, and perhaps the lease
+        gone.close()
+        with pytest.raises((Cancelled, StopAsyncIteration)):
+            await task
 
-        assert (await leased(link)).is_leased
+    assert (await leased(link)).is_leased
 
 
 async def test_a_stopped_link_leaves_no_session_behind(
-    fabric: FabricSettings, stack: ExitStack
+    fabric: FabricSettings, worker: EchoWorker
 ) -> None:
-    stack.enter_context(broker_thread(fabric))
-    worker = start_worker(stack, fabric)
     async with web_link(fabric) as link:
         await leased(link)
         await until(lambda: len(worker.tenants) == 1)
@@ -333,20 +313,15 @@ async def test_expected_durations_can_be_set_and_wrong_ones_are_refused(
         assert (await link.status()).eta.config.eta_chat_s == 3.0
 
 
-async def test_a_drained_service_refuses_new_sessions(
-    fabric: FabricSettings, stack: ExitStack
-) -> None:
-    stack.enter_context(broker_thread(fabric))
-    start_worker(stack, fabric)
-    async with web_link(fabric) as link:
-        session = await leased(link)
+async def test_a_drained_service_refuses_new_sessions(link: BrokerLink) -> None:
+    session = await leased(link)
 
-        assert await link.drain()
+    assert await link.drain()
 
-        with pytest.raises(NoWorker, match="stopping"):
-            await leased(link)
-        session.send(chunk(1))
-        assert number_of(await session.receive()) == 1
+    with pytest.raises(NoWorker, match="stopping"):
+        await leased(link)
+    session.send(chunk(1))
+    assert number_of(await session.receive()) == 1
 
 
 async def test_a_request_without_a_broker_says_so(fabric: FabricSettings) -> None:
@@ -359,43 +334,37 @@ async def test_a_request_without_a_broker_says_so(fabric: FabricSettings) -> Non
 
 
 async def test_a_lost_worker_is_raised_after_all_events_that_came_before(
-    fabric: FabricSettings, stack: ExitStack
+    link: BrokerLink, worker: EchoWorker,
 ) -> None:
-    stack.enter_context(broker_thread(fabric))
-    worker = start_worker(stack, fabric)
-    async with web_link(fabric) as link:
-        session = await leased(link)
-        for number in range(3):
-            session.send(chunk(number))
-        await until(lambda: len(worker.seen) == 3)
+    session = await leased(link)
+    for number in range(3):
+        session.send(chunk(number))
+    await until(lambda: len(worker.seen) == 3)
 
-        worker.close()
-        await until(lambda: not session.is_leased)
+    worker.close()
+    await until(lambda: not session.is_leased)
 
-        assert [number_of(await session.receive()) for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(WorkerLost):
-            await session.receive()
-        with pytest.raises(WorkerLost):
-            session.send(chunk(9))
+    assert [number_of(await session.receive()) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(WorkerLost):
+        await session.receive()
+    with pytest.raises(WorkerLost):
+        session.send(chunk(9))
 
 
 async def test_a_hung_engine_is_a_lost_worker_and_its_return_is_taken(
-    fabric: FabricSettings, stack: ExitStack
+    link: BrokerLink, worker: EchoWorker,
 ) -> None:
-    stack.enter_context(broker_thread(fabric))
-    worker = start_worker(stack, fabric)
-    async with web_link(fabric) as link:
-        session = await leased(link)
+    session = await leased(link)
 
-        worker.hangs = True
-        with pytest.raises(WorkerLost, match="silent"):
-            await session.receive()
-        worker.hangs = False
+    worker.hangs = True
+    with pytest.raises(WorkerLost, match="silent"):
+        await session.receive()
+    worker.hangs = False
 
-        again = await leased(link)
-        again.send(chunk(5))
-        assert number_of(await again.receive()) == 5
-        assert [key for key, _ in worker.revoked] == [session.key]
+    again = await leased(link)
+    again.send(chunk(5))
+    assert number_of(await again.receive()) == 5
+    assert [key for key, _ in worker.revoked] == [session.key]
 
 
 async def test_the_launchers_word_ends_a_workers_sessions(
@@ -414,18 +383,15 @@ async def test_the_launchers_word_ends_a_workers_sessions(
 
 
 async def test_a_chat_that_is_done_can_be_closed_at_once(
-    fabric: FabricSettings, stack: ExitStack
+    link: BrokerLink, worker: EchoWorker,
 ) -> None:
-    stack.enter_context(broker_thread(fabric))
-    worker = start_worker(stack, fabric)
-    async with web_link(fabric) as link:
-        for _ in range(20):
-            session = await leased(link)
-            session.send(ChatRequest(messages=()))
-            assert isinstance(await session.receive(), ChatDone)
-            session.close()
+    for _ in range(20):
+        session = await leased(link)
+        session.send(ChatRequest(messages=()))
+        assert isinstance(await session.receive(), ChatDone)
+        session.close()
 
-        await until(lambda: worker.tenants == {})
+    await until(lambda: worker.tenants == {})
 
 
 # --- a broker that is killed and started again ---------------------------------------------------

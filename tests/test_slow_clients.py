@@ -25,7 +25,8 @@ from omni.engine import (
 from omni.engine.null import NullEngine, Script
 from omni.errors import CapacityError
 from omni.gpu_worker import Worker
-from omni.link import MAX_INBOX, BrokerLink, LinkedSession, open_link
+from omni.link import BrokerLink, LinkedSession, open_link
+from omni.linked_session import MAX_INBOX
 from omni.settings import FabricSettings
 from omni.worker_link import open_worker_link
 from tests.conftest import RunningOmni
