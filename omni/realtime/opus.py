@@ -25,6 +25,8 @@ OPUS_HZ = 48_000
 BIT_RATE = 32_000
 _HEAD = struct.Struct("<4sHI")
 _LENGTH = struct.Struct("<H")
+#: In one frame: 30 s in packets of 2.5 ms, the shortest that there are.
+_MAX_PACKETS = 12_000
 _RATIO = OPUS_HZ // OUTPUT_HZ
 #: libopus looks so far ahead (6.5 ms); what a decoder gives first is that much of nothing.
 _DELAY_SAMPLES = 156
@@ -157,8 +159,10 @@ class OpusReader:
 
 
 def _packets_of(frame: bytes) -> Iterator[bytes]:
-    at = _HEAD.size
+    at, num_packets = _HEAD.size, 0
     while at < len(frame):
+        if (num_packets := num_packets + 1) > _MAX_PACKETS:
+            raise ProtocolError(f"More than {_MAX_PACKETS} packets are in one Opus frame")
         stop = at + _LENGTH.size
         if stop > len(frame):
             raise ProtocolError("An Opus frame ends within the length of a packet")

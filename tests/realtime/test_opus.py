@@ -103,6 +103,7 @@ def _frame(packets: bytes, skip: int = 0, samples: int = 960) -> bytes:
         (_frame(b"\x03\x00\xff\xff\xff"), "no Opus packets|were named"),
         (_frame(b"", samples=2**32 - 1), "above 30 s"),
         (_frame(b"\x01\x00\xfc" * 60, samples=0), "padding"),
+        (_frame(b"\x01\x00\x03" * 20_000), "12000 packets|no Opus packets"),
     ],
 )
 def test_a_broken_frame_is_named_and_the_next_one_is_heard(frame: bytes, said: str) -> None:
