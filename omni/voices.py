@@ -112,9 +112,8 @@ class Voices:
         )
         async with self._changing:
             self._require_place(entry)
-            wav = wav_from_waveform(samples, INPUT_HZ)
             kept = [*self._entries.values(), entry]
-            await asyncio.to_thread(_keep, self._folder, entry, wav, kept)
+            await asyncio.to_thread(_keep, self._folder, entry, samples, kept)
             self._entries[voice_id] = entry
         return entry
 
@@ -211,10 +210,12 @@ def _read_wav(path: Path) -> Waveform:
     return resample(samples, rate_hz, INPUT_HZ)
 
 
-def _keep(folder: Path, entry: VoiceEntry, wav: bytes, entries: Sequence[VoiceEntry]) -> None:
+def _keep(
+    folder: Path, entry: VoiceEntry, samples: Waveform, entries: Sequence[VoiceEntry]
+) -> None:
     path = folder / entry.filename
     try:
-        write_atomically(path, wav)
+        write_atomically(path, wav_from_waveform(samples, INPUT_HZ))
         _write_registry(folder, entries)
     except (OSError, OmniError) as exc:
         with suppress(OSError):
