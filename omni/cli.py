@@ -221,7 +221,7 @@ def _precompile(args: argparse.Namespace) -> int:
     }
     args.overrides = [*args.overrides, *(f"{k}={v}" for k, v in chosen.items() if v is not None)]
     words = ["--gpu", args.gpu] if args.gpu else []
-    command = [sys.executable, "-m", "omni.minicpmo.precompile", *words, *_arguments(args)]
+    command = [sys.executable, "-m", "omni.precompile", *words, *_arguments(args)]
     return subprocess.call(command, cwd=ROOT)
 
 

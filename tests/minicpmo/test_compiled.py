@@ -14,8 +14,8 @@ from omni.minicpmo import compiled
 from omni.minicpmo.checkpoint import MiniCpmO
 from omni.minicpmo.compiled import cache_folder, compile_blocks, keep_compiled
 from omni.minicpmo.model.vision import VisionLayer
-from omni.minicpmo.precompile import precompile
 from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint
+from omni.precompile import precompile
 from omni.process import ROOT
 from omni.settings import load_settings
 from tests.conftest import clean_environment
