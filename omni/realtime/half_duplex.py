@@ -31,6 +31,7 @@ from omni.realtime.dialect import (
     TimedOut,
     event,
 )
+from omni.realtime.duplex import MAX_SLICES, parse_frames
 from omni.realtime.fields import Fields, read_object
 from omni.realtime.media import (
     MAX_CHUNK_S,
@@ -133,7 +134,11 @@ def _parse_chunk(fields: Fields) -> AudioChunk:
     text = fields.text(name, max_chars=_MAX_SOUND_CHARS)
     if not text:
         raise ProtocolError("Missing audio_base64")
-    return AudioChunk(pcm=decode_sound(text, (name,), MAX_CHUNK_S))
+    return AudioChunk(
+        pcm=decode_sound(text, (name,), MAX_CHUNK_S),
+        frames=parse_frames(fields, "frame_base64_list"),
+        max_slice_nums=fields.optional_whole("max_slice_nums", 1, MAX_SLICES),
+    )
 
 
 def _parse_system(fields: Fields) -> tuple[Part, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from omni.engine import (
     Failed,
@@ -16,7 +16,7 @@ from omni.engine import (
     UserTranscript,
     VadState,
 )
-from omni.errors import ProtocolError
+from omni.errors import ClientError, ProtocolError
 from omni.messages import Leased
 from omni.realtime.dialect import (
     Command,
@@ -108,6 +108,10 @@ class HalfDuplexSession(Session):
             return self.refuse(unexpected(sound, self.state))
         if self._is_answering:  # the page is mute then; what still comes is the answer's own echo
             return []
+        if len(sound.chunk.frames) and self.capabilities and not self.capabilities.vision:
+            engine = self.capabilities.engine
+            blind = ClientError(f"The engine {engine} sees no pictures; the sound is heard")
+            return [*self.refuse(blind), Send(evolve(sound.chunk, frames=()))]
         return [Send(sound.chunk)]
 
     def _prepared(self, prepared: Prepared) -> Sequence[Action]:

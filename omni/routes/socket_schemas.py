@@ -92,8 +92,15 @@ HALF_DUPLEX_CLIENT = (
     ),
     Event(
         type="audio_chunk",
-        help="sound of any length; binary frames do the same",
-        fields=record({"audio_base64": _SOUND_IN}),
+        help="sound of any length; binary frames do the same. Pictures go with the turn's words",
+        fields=record(
+            {
+                "audio_base64": _SOUND_IN,
+                "frame_base64_list": list_of(TEXT),
+                "max_slice_nums": WHOLE,
+            },
+            optional=["frame_base64_list", "max_slice_nums"],
+        ),
     ),
     Event(type="interrupt", help="cut the running answer"),
     Event(type="stop", help="end"),

@@ -1,8 +1,11 @@
 import base64
+import io
 from collections.abc import Sequence
 
 import orjson
 import pytest
+from attrs import evolve
+from PIL import Image
 
 from omni.engine import (
     AudioChunk,
@@ -61,6 +64,12 @@ def _live(timeout_s: float = 300.0) -> HalfDuplexSession:
     session.take(Open(input=PrepareHalfDuplex(), timeout_s=timeout_s), 100.0)
     session.hear(Prepared(), 101.0)
     return session
+
+
+def small_jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    return file.getvalue()
 
 
 def _events(dialect: HalfDuplexDialect, *notices: Notice) -> list[dict[str, object]]:
@@ -201,6 +210,31 @@ def test_sound_during_an_answer_is_dropped_and_after_it_heard_again() -> None:
     after = session.take(CHUNK, 113.0)
 
     assert (during, after) == ([], [Send(CHUNK.chunk)])
+
+
+def test_a_chunk_brings_its_pictures() -> None:
+    picture = base64.b64encode(small_jpeg()).decode()
+    event = {
+        "type": "audio_chunk",
+        "audio_base64": base64.b64encode(bytes(64)).decode(),
+        "frame_base64_list": [picture],
+        "max_slice_nums": 2,
+    }
+
+    command = HalfDuplexDialect(300.0).parse(orjson.dumps(event), binary=False)
+
+    assert isinstance(command, Sound)
+    assert len(command.chunk.frames) == 1 and command.chunk.max_slice_nums == 2
+
+
+def test_pictures_for_an_engine_without_eyes_are_refused_and_the_sound_is_heard() -> None:
+    session = _live()
+    chunk = evolve(CHUNK.chunk, frames=(Buffer(b"a picture"),))
+
+    told, sent = session.take(Sound(chunk=chunk), 111.0)
+
+    assert isinstance(told, Tell) and "sees no pictures" in str(told)
+    assert sent == Send(CHUNK.chunk)
 
 
 def test_stop_during_an_answer_ends_at_once() -> None:
