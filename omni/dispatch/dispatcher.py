@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from attrs import Factory, define, evolve
+from attrs import Factory, define, evolve, field
 
 from omni.dispatch.eta import EtaBook
 from omni.dispatch.leases import Lease, LeaseTable, SlotState
+from omni.dispatch.rejoining import Rejoining, believed_s
 from omni.dispatch.tickets import Ticket, TicketLine
 from omni.dispatch.views import status_of
 from omni.dispatch.workers import Peer, PeerTable
@@ -24,14 +25,12 @@ from omni.messages import (
     Goodbye,
     Header,
     Heartbeat,
-    HeldLease,
     Hello,
     Leased,
     Message,
     PeerExited,
     Queued,
     Refused,
-    Rejoined,
     Release,
     Revoked,
     SetEta,
@@ -48,12 +47,6 @@ MAX_UPDATES = 64
 MAX_STRANGERS = 1024
 #: A stranger is told to say hello at most this often.
 STRANGER_PAUSE_S = 0.05
-
-
-#: A generation above it is a mistake; the next ones would not fit into the wire's 64 bits.
-MAX_GENERATION = 2**62
-#: Times that peers tell are believed up to a day.
-MAX_TOLD_S = 86_400.0
 
 
 class Outgoing(NamedTuple):
@@ -80,9 +73,7 @@ class Dispatcher:
     out: list[Outgoing] = Factory(list)
     counters: Counter[str] = Factory(Counter)
     is_draining: bool = False
-    _grace_is_over: bool = False
-    _claims: dict[str, tuple[bytes, HeldLease]] = Factory(dict)  # webs' leases, worker still away
-    _given: set[str] = Factory(set)  # sessions that got their lease here, while in grace
+    _rejoining: Rejoining = field(default=Factory(Rejoining, takes_self=True), init=False)
     _strangers: dict[bytes, float] = Factory(dict)
     _next_beat_s: float = 0.0
 
@@ -134,10 +125,10 @@ class Dispatcher:
     def revoke(self, session: str, code: str, message: str, now_s: float) -> None:
         """End the lease of *session* against its will and tell both ends."""
         if (lease := self.leases.get(session)) is not None:
-            self._end_lease(lease, now_s, Revoked(code=code, message=message))
-            self._tell(lease.web, lease, Revoked(code=code, message=message))
+            self.end_lease(lease, now_s, Revoked(code=code, message=message))
+            self.tell(lease.web, lease, Revoked(code=code, message=message))
             self.counters["revoked"] += 1
-            self._serve(now_s)
+            self.serve(now_s)
 
     # --- messages for the broker -------------------------------------------------------------
 
@@ -178,7 +169,7 @@ class Dispatcher:
             self._strangers.clear()
         self._strangers[sender] = now_s
         refused = Refused(code="unknown_peer", message="say hello first")
-        self.out.append(Outgoing(sender, Header(kind=""), refused))
+        self.say(sender, refused)
 
     def tick(self, now_s: float) -> None:
         """Do what is due: judge the silent, beat, end the grace, tell the waiting."""
@@ -186,8 +177,7 @@ class Dispatcher:
         if now_s >= self._next_beat_s:
             self._next_beat_s = now_s + self.fabric.heartbeat_interval_s
             self._beat(now_s)
-        if not self._grace_is_over and not self._in_grace(now_s):
-            self._end_grace(now_s)
+        self._rejoining.tick(now_s)
         for slot in self.leases.stuck_slots(now_s, self.fabric.lease_timeout_s):
             self._ask_again(slot, now_s)
         if len(self.line) and (reason := self._why_hopeless(now_s)):
@@ -207,28 +197,27 @@ class Dispatcher:
         self.counters[f"{peer.role}s_lost"] += 1
         if peer.role == "worker":
             for lease in self.leases.drop_slots(peer.name):
-                self._end_with_worker(lease, reason)
+                self.end_with_worker(lease, reason)
         else:
             self._drop_web(peer, now_s, reason)
         self.line.invalidate()
-        self._serve(now_s)
+        self.serve(now_s)
 
-    def _end_with_worker(self, lease: Lease, reason: str) -> None:
+    def end_with_worker(self, lease: Lease, reason: str) -> None:
         """End a lease whose worker is lost.
 
         This is the seam for keeping such calls alive from the session's journal: there the lease
         goes to the head of the line for another slot, and its web sends `restore` to that.
         """
         self.counters["sessions_lost"] += 1
-        self._tell(lease.web, lease, Revoked(code="worker_lost", message=reason))
+        self.tell(lease.web, lease, Revoked(code="worker_lost", message=reason))
 
     def _drop_web(self, peer: Peer, now_s: float, reason: str) -> None:
         for ticket in [item for item in self.line if item.web == peer.id]:
             self.line.remove(ticket.session)
-        for session in [key for key, (web, _) in self._claims.items() if web == peer.id]:
-            del self._claims[session]
+        self._rejoining.forget(peer.id)
         for lease in [item for item in self.leases if item.web == peer.id]:
-            self._end_lease(lease, now_s, Revoked(code="released", message=reason))
+            self.end_lease(lease, now_s, Revoked(code="released", message=reason))
 
     def _on_hello(self, sender: bytes, hello: Hello, now_s: float) -> None:
         peer = self.peers.get(sender)
@@ -240,7 +229,7 @@ class Dispatcher:
                 refused = Refused(
                     code="name_taken", message=f"another process is {hello.name}; start it once"
                 )
-                self.out.append(Outgoing(sender, Header(kind=""), refused))
+                self.say(sender, refused)
                 return
             peer = Peer(
                 sender,
@@ -261,13 +250,13 @@ class Dispatcher:
             heartbeat_interval_s=self.fabric.heartbeat_interval_s,
             heartbeat_misses=self.fabric.heartbeat_misses,
         )
-        self.out.append(Outgoing(sender, Header(kind=""), welcome))
+        self.say(sender, welcome)
         if peer.role == "worker":
-            self._take_worker_leases(peer, hello.leases, now_s)
+            self._rejoining.take_worker_leases(peer, hello.leases, now_s)
         else:
-            self._take_web_leases(peer, hello.leases, now_s)
-        self._end_unreported(peer, hello.leases, now_s)
-        self._serve(now_s)
+            self._rejoining.take_web_leases(peer, hello.leases, now_s)
+        self._rejoining.end_unreported(peer, hello.leases, now_s)
+        self.serve(now_s)
 
     def _free_name(self, hello: Hello, now_s: float) -> bool:
         """Return whether the name can be given; a process that says hello anew gives up its old."""
@@ -284,7 +273,7 @@ class Dispatcher:
         peer.take_heartbeat(heartbeat)
         peer.on_probation = False
         if peer.takes_leases and not took:
-            self._serve(now_s)
+            self.serve(now_s)
 
     def _on_peer_exited(self, exited: PeerExited, now_s: float) -> None:
         peer = self.peers.named(exited.name)
@@ -302,111 +291,11 @@ class Dispatcher:
                 self.lose(peer, now_s, f"{peer.name} was silent for {silence_s:.1f} s")
             elif peer.on_probation != (standing == "probation"):
                 peer.on_probation = not peer.on_probation
-                self._serve(now_s)
+                self.serve(now_s)
 
     def _beat(self, now_s: float) -> None:
         beat = Heartbeat(state="draining" if self.is_draining else "ready")
         self.out += [Outgoing(peer.id, Header(kind=""), beat) for peer in self.peers]
-
-    # --- leases that were given by an earlier broker ------------------------------------------
-
-    def _in_grace(self, now_s: float) -> bool:
-        return now_s - self.started_at_s < self.fabric.rejoin_grace_s
-
-    def _may_restore(self, held: HeldLease, now_s: float) -> bool:
-        """True for a lease that only an earlier broker can have given."""
-        is_ours = held.session in self._given
-        return self._in_grace(now_s) and not is_ours and 0 < held.generation < MAX_GENERATION
-
-    def _take_worker_leases(
-        self, peer: Peer, held_leases: tuple[HeldLease, ...], now_s: float
-    ) -> None:
-        if peer.capabilities is None:
-            return
-        limit = self.fabric.slots or peer.capabilities.num_slots
-        self.leases.add_slots(peer.name, min(limit, peer.capabilities.num_slots))
-        for held in held_leases:
-            self._take_worker_lease(peer, held, now_s)
-        for session, (web, held) in list(self._claims.items()):
-            if held.worker == peer.name and self.leases.get(session) is None:
-                del self._claims[session]
-                self._refuse_lease(web, held, "worker_lost", f"{peer.name} has lost the session")
-
-    def _take_worker_lease(self, peer: Peer, held: HeldLease, now_s: float) -> None:
-        lease = self.leases.get(held.session)
-        if lease is None and self._may_restore(held, now_s):
-            lease = _restored(held, now_s)
-            if self.leases.restore(lease):
-                self.counters["leases_restored"] += 1
-                if (claim := self._claims.pop(held.session, None)) is not None:
-                    lease.web, lease.web_received = claim[0], claim[1].received_seq
-            else:
-                lease = None
-        if lease is None or (lease.worker, lease.generation) != (peer.name, held.generation):
-            self.leases.note_foreign_tenant(peer.name, held, now_s)
-            self._refuse_lease(peer.id, held, "lease_expired", "no lease with this generation")
-            return
-        lease.worker_id, lease.worker_received = peer.id, held.received_seq
-        self._say_rejoined(lease, peer.id)
-
-    def _take_web_leases(
-        self, peer: Peer, held_leases: tuple[HeldLease, ...], now_s: float
-    ) -> None:
-        for held in held_leases:
-            lease = self.leases.get(held.session)
-            if lease is None and self._may_restore(held, now_s):
-                worker = self.peers.named(held.worker)
-                if worker is None or worker.capabilities is None:
-                    self._claims[held.session] = (peer.id, held)
-                    continue
-            owner_fits = lease is not None and lease.web in (None, peer.id)
-            if lease is None or not owner_fits or lease.generation != held.generation:
-                self._refuse_lease(peer.id, held, "worker_lost", "the session was ended meanwhile")
-                continue
-            lease.web, lease.web_received = peer.id, held.received_seq
-            self._say_rejoined(lease, peer.id)
-
-    def _end_unreported(
-        self, peer: Peer, held_leases: tuple[HeldLease, ...], now_s: float
-    ) -> None:
-        """End leases that *peer* says hello without; not young ones, of which it may not know."""
-        reported = {held.session for held in held_leases}
-        for lease in list(self.leases):
-            is_old = now_s - lease.started_at_s > self.peers.silence_limit_s
-            if lease.session in reported or not is_old:
-                continue
-            if lease.web == peer.id:
-                self._end_lease(lease, now_s, Revoked(code="released", message="web has left it"))
-            elif lease.worker_id == peer.id:
-                self.leases.note_freed(peer.name, lease.session, lease.generation)
-                self._end_with_worker(lease, f"{peer.name} has lost the session")
-
-    def _say_rejoined(self, lease: Lease, sender: bytes) -> None:
-        """Tell the ends of a lease that is whole what to send again; each what the other has."""
-        if lease.web is None or lease.worker_id is None:
-            return
-        web_received, worker_received = lease.web_received, lease.worker_received
-        lease.web_received = lease.worker_received = None
-        if web_received is None or worker_received is None:  # only one end was away
-            self._tell(sender, lease, Rejoined())
-            return
-        self._tell(lease.web, lease, Rejoined(received_seq=worker_received))
-        self._tell(lease.worker_id, lease, Rejoined(received_seq=web_received))
-
-    def _refuse_lease(self, peer_id: bytes, held: HeldLease, code: str, message: str) -> None:
-        self.counters["leases_refused"] += 1
-        header = Header(kind="", session=held.session, generation=held.generation)
-        self.out.append(Outgoing(peer_id, header, Revoked(code=code, message=message)))
-
-    def _end_grace(self, now_s: float) -> None:
-        self._grace_is_over = True
-        for web, held in self._claims.values():
-            self._refuse_lease(web, held, "worker_lost", f"{held.worker} did not come back")
-        self._claims.clear()
-        self._given.clear()
-        for lease in [item for item in self.leases if not item.is_whole]:
-            self._end_lease(lease, now_s, Revoked(code="released", message="no web claims it"))
-        self._serve(now_s)
 
     # --- tickets -----------------------------------------------------------------------------
 
@@ -422,7 +311,7 @@ class Dispatcher:
                 self._tell_queued(waiting)
             return
         self.counters["enqueued"] += 1
-        enqueued_at_s = now_s - _believed_s(enqueue.waited_s)
+        enqueued_at_s = now_s - believed_s(enqueue.waited_s)
         ticket = Ticket(
             "q_" + secrets.token_hex(6),
             session,
@@ -443,7 +332,7 @@ class Dispatcher:
             self._queue(ticket, now_s)
 
     def _queue(self, ticket: Ticket, now_s: float) -> None:
-        if self._in_grace(now_s) and ticket.enqueued_at_s < now_s:
+        if self._rejoining.in_grace(now_s) and ticket.enqueued_at_s < now_s:
             self.line.insert_by_age(ticket, now_s)
         else:
             self.line.append(ticket, now_s)
@@ -457,21 +346,19 @@ class Dispatcher:
         lease = self.leases.get(session)
         if lease is not None and lease.web == peer.id:
             self._note_duration(lease, now_s)
-            self._end_lease(lease, now_s, Revoked(code="released", message="the session is over"))
-        claim = self._claims.get(session)
-        if claim is not None and claim[0] == peer.id:
-            del self._claims[session]
+            self.end_lease(lease, now_s, Revoked(code="released", message="the session is over"))
+        self._rejoining.forget(peer.id, session)
 
     def _on_slot_freed(self, peer: Peer, header: Header, now_s: float) -> None:
         lease = self.leases.get(header.session)
         if lease is not None and lease.generation == header.generation:
             self._note_duration(lease, now_s)
             text = f"{peer.name} ended the session"
-            self._tell(lease.web, lease, Revoked(code="worker_lost", message=text))
+            self.tell(lease.web, lease, Revoked(code="worker_lost", message=text))
         if not self.leases.note_freed(peer.name, header.session, header.generation):
             self.counters["freed_unknown"] += 1
         self.line.invalidate()
-        self._serve(now_s)
+        self.serve(now_s)
 
     def _note_duration(self, lease: Lease, now_s: float) -> None:
         duration_s = now_s - lease.started_at_s
@@ -480,7 +367,7 @@ class Dispatcher:
             record.num_sessions += 1
             record.total_duration_s += duration_s
 
-    def _serve(self, now_s: float) -> None:
+    def serve(self, now_s: float) -> None:
         """Give free slots to the head of the line, strictly in order."""
         while (ticket := self.line.head) is not None and (slot := self._free_slot()) is not None:
             self.line.remove(ticket.session)
@@ -507,26 +394,25 @@ class Dispatcher:
             worker.id,
         )
         self.leases.grant(lease)
-        if self._in_grace(now_s):
-            self._given.add(lease.session)
+        self._rejoining.note_given(lease.session, now_s)
         self.line.invalidate()
         self.counters["leased"] += 1
         self._tell_leased(lease, worker.id)
         self._tell_leased(lease, ticket.web)
 
-    def _end_lease(self, lease: Lease, now_s: float, told_worker: Revoked) -> None:
+    def end_lease(self, lease: Lease, now_s: float, told_worker: Revoked) -> None:
+        """End a lease and tell its worker; what its web is told is the caller's to say."""
         self.leases.end(lease, now_s)
         self.line.invalidate()
-        self._tell(lease.worker_id, lease, told_worker)
+        self.tell(lease.worker_id, lease, told_worker)
 
     def _ask_again(self, slot: SlotState, now_s: float) -> None:
         """Ask a worker again for a slot that it does not free; the first word may be lost."""
         self.counters["slots_stuck"] += 1
         slot.freeing_since_s = now_s
         if (worker := self.peers.named(slot.worker)) is not None:
-            header = Header(kind="", session=slot.tenant, generation=slot.generation)
             revoked = Revoked(code="released", message="the slot was not freed")
-            self.out.append(Outgoing(worker.id, header, revoked))
+            self.say(worker.id, revoked, slot.tenant, slot.generation)
 
     def _why_hopeless(self, now_s: float) -> str:
         """Return why waiting makes no sense; empty while it does."""
@@ -569,7 +455,7 @@ class Dispatcher:
                 answer = Answer(
                     request=message.request, ok=ok, message="" if ok else "no such worker"
                 )
-        self.out.append(Outgoing(peer.id, Header(kind=""), answer))
+        self.say(peer.id, answer)
 
     def _cancel(self, ticket_id: str) -> bool:
         ticket = self.line.by_id(ticket_id)
@@ -593,10 +479,15 @@ class Dispatcher:
 
     # --- telling -----------------------------------------------------------------------------
 
-    def _tell(self, peer_id: bytes | None, lease: Lease, message: Message) -> None:
+    def say(self, peer_id: bytes, message: Message, session: str = "", generation: int = 0) -> None:
+        """Say *message* to a peer; the broker sends it."""
+        header = Header(kind="", session=session, generation=generation)
+        self.out.append(Outgoing(peer_id, header, message))
+
+    def tell(self, peer_id: bytes | None, lease: Lease, message: Message) -> None:
+        """Say *message* about *lease* to one of its ends, if that is there."""
         if peer_id is not None:
-            header = Header(kind="", session=lease.session, generation=lease.generation)
-            self.out.append(Outgoing(peer_id, header, message))
+            self.say(peer_id, message, lease.session, lease.generation)
 
     def _tell_queued(self, ticket: Ticket) -> None:
         queued = Queued(
@@ -605,7 +496,7 @@ class Dispatcher:
             estimated_wait_s=ticket.wait_s,
             queue_length=len(self.line),
         )
-        self.out.append(Outgoing(ticket.web, Header(kind="", session=ticket.session), queued))
+        self.say(ticket.web, queued, ticket.session)
 
     def _tell_leased(self, lease: Lease, peer_id: bytes) -> None:
         worker = self.peers.named(lease.worker)
@@ -619,14 +510,14 @@ class Dispatcher:
             ticket_id=lease.ticket_id,
             capabilities=worker.capabilities,
         )
-        self._tell(peer_id, lease, leased)
+        self.tell(peer_id, lease, leased)
 
     def _end_ticket(
         self, ticket: Ticket, code: str, message: str, retry_after_s: float = 5.0
     ) -> None:
         self.counters[f"ended_{code}"] += 1
         ended = TicketEnded(code=code, message=message, retry_after_s=retry_after_s)
-        self.out.append(Outgoing(ticket.web, Header(kind="", session=ticket.session), ended))
+        self.say(ticket.web, ended, ticket.session)
 
 
 def _busy_until_s(
@@ -643,20 +534,3 @@ def _busy_until_s(
                 yield now_s + eta.remaining_s(lease.request_type, elapsed_s)
             elif not slot.is_free:
                 yield now_s
-
-
-def _restored(held: HeldLease, now_s: float) -> Lease:
-    return Lease(
-        held.session,
-        held.client_id,
-        held.request_type,
-        "",
-        held.worker,
-        held.slot,
-        held.generation,
-        now_s - _believed_s(held.elapsed_s),
-    )
-
-
-def _believed_s(told_s: float) -> float:
-    return min(MAX_TOLD_S, max(0.0, told_s))  # in this order NaN becomes 0
