@@ -11,7 +11,7 @@ import pytest
 
 from omni.process import ROOT
 from omni.wav import wav_from_waveform
-from tests.conftest import RunningOmni, clean_environment
+from tests.conftest import RunningOmni, StartOmni, clean_environment
 
 TIMEOUT_S = 120.0
 ADDRESS = "http://localhost:8006"
@@ -38,6 +38,21 @@ def test_every_block_is_known_and_names_the_address() -> None:
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_an_example_runs(omni: RunningOmni, tmp_path: Path, number: int) -> None:
+    _run(number, omni.address, tmp_path, {})
+
+
+def test_clients_trust_the_server_s_own_certificate_when_told(
+    start_omni: StartOmni, tmp_path: Path
+) -> None:
+    """As the page says: the package of R2, and OpenAI's over HTTP and over a WebSocket."""
+    running = start_omni({"web.https": "true"})
+    trust = {"SSL_CERT_FILE": str(running.data_dir / "certs" / "cert.pem")}
+    for number in (3, 4, 6):
+        _run(number, running.address, tmp_path, trust)
+    running.stop()
+
+
+def _run(number: int, address: str, tmp_path: Path, environment: dict[str, str]) -> None:
     language, block = BLOCKS[number]
     if language == "sh" and shutil.which("curl") is None:
         pytest.skip("there is no curl here")
@@ -46,9 +61,9 @@ def test_an_example_runs(omni: RunningOmni, tmp_path: Path, number: int) -> None
     command = ["sh", "-c"] if language == "sh" else [sys.executable, "-c"]
 
     done = subprocess.run(
-        [*command, block.replace(ADDRESS, omni.address)],
+        [*command, block.replace(ADDRESS, address)],
         cwd=tmp_path,
-        env=clean_environment(),
+        env=clean_environment() | environment,
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
