@@ -18,7 +18,7 @@ from omni.realtime.undecided import UndecidedDialect
 from omni.routes import openai_realtime
 from omni.routes.describe import Event, Param, describe_socket, one_of
 from omni.routes.keys import APPS, LIVE, SETTINGS
-from omni.routes.sockets import endpoint_of, new_id, require_origin
+from omni.routes.sockets import endpoint_of, new_id
 
 _APPS = {"audio": "audio_duplex", "video": "omni", "chat": "turnbased"}
 
@@ -58,7 +58,6 @@ _APPS = {"audio": "audio_duplex", "video": "omni", "chat": "turnbased"}
 )
 async def realtime(request: web.Request) -> web.StreamResponse:
     """Serve `/v1/realtime`."""
-    require_origin(request)
     protocols = offered(request.headers.get("Sec-WebSocket-Protocol"))
     choice = chosen(request.query, request.headers, protocols)
     socket = ClientSocket(request.app[SETTINGS].web, PROTOCOLS)

@@ -2,7 +2,6 @@
 
 import secrets
 import time
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -133,19 +132,6 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(6)}"
 
 
-def require_origin(request: web.Request) -> None:
-    """Raise Forbidden when a page of another site opens the socket.
-
-    Only browsers send Origin, and they let every site open sockets anywhere.
-    """
-    origin = request.headers.get("Origin")
-    allowed = request.app[SETTINGS].security.allowed_origins
-    if origin is None or origin in allowed or "*" in allowed:
-        return
-    if urlsplit(origin).netloc.lower() != request.headers.get("Host", "").lower():
-        raise Forbidden(f"Pages of {origin[:200]} may not connect; see security.allowed_origins")
-
-
 def endpoint_of(
     request: web.Request, session: Session, dialect: Dialect, socket: ClientSocket
 ) -> Endpoint:
@@ -167,6 +153,5 @@ def endpoint_of(
 async def _serve(
     request: web.Request, session: Session, dialect: Dialect
 ) -> web.StreamResponse:
-    require_origin(request)
     socket = ClientSocket(request.app[SETTINGS].web)
     return await endpoint_of(request, session, dialect, socket).run(request)

@@ -15,7 +15,7 @@ from omni.routes.errors import json_reply
 from omni.routes.gate import GUARD, VISITOR
 from omni.routes.keys import APPS, LIVE, SETTINGS
 from omni.routes.socket_schemas import STREAMING_CLIENT, STREAMING_SERVER
-from omni.routes.sockets import endpoint_of, new_id, require_origin
+from omni.routes.sockets import endpoint_of, new_id
 from omni.routes.status import worker_id
 
 _STOPPED = record({"worker_id": TEXT, "success": FLAG, "message": TEXT})
@@ -34,7 +34,6 @@ _STOPPED = record({"worker_id": TEXT, "success": FLAG, "message": TEXT})
 async def streaming(request: web.Request) -> web.StreamResponse:
     """Serve `/ws/streaming/{session_id}`; without an id the session gets one."""
     request.app[APPS].require("turnbased")
-    require_origin(request)
     settings = request.app[SETTINGS]
     session = StreamingSession(
         request_type="streaming",
