@@ -6,6 +6,7 @@ from attrs import define, field, frozen
 
 from omni.engine import ChatMessage, Part
 from omni.openai.errors import Refusal
+from omni.realtime.openai.events import new_id
 from omni.realtime.openai.items import (
     Content,
     FunctionCall,
@@ -34,6 +35,7 @@ class Conversation:
 
     max_items: int
     max_bytes: int
+    id: str = field(factory=lambda: new_id("conv"), init=False)
     version: int = field(default=0, init=False)
     _items: list[Item] = field(factory=list, init=False)
 

@@ -78,7 +78,6 @@ class Response:
     output_format: FormatName
     voice: str
     max_output_tokens: int | None
-    conversation_id: str | None
     conversation: Conversation | None
     metadata: Mapping[str, object] | None = None
     sound: SoundForm = "base64"
@@ -233,7 +232,7 @@ class Response:
             "status": self._status,
             "status_details": self._status_details,
             "output": [] if self.item is None else [shown_item(self.item)],
-            "conversation_id": self.conversation_id,
+            "conversation_id": self.conversation.id if self.conversation else None,
             "output_modalities": [self.modality],
             "max_output_tokens": self.max_output_tokens or "inf",
             "audio": {"output": sound},

@@ -13,6 +13,7 @@ from omni.openai.errors import Refusal
 from omni.realtime.binary_sound import SoundReader, is_slow
 from omni.realtime.dialect import Frame
 from omni.realtime.openai.answers import MAX_ANSWERS, Answer, Answers, FindVoice
+from omni.realtime.openai.asked import answer_to
 from omni.realtime.openai.call_record import CallRecord
 from omni.realtime.openai.client_events import (
     AppendSound,
@@ -30,12 +31,12 @@ from omni.realtime.openai.client_events import (
     read_frame,
 )
 from omni.realtime.openai.config import SessionConfig
-from omni.realtime.openai.conversation import Conversation, heard_last
+from omni.realtime.openai.conversation import Conversation
 from omni.realtime.openai.events import ServerEvent, error_event, new_id
 from omni.realtime.openai.formats import Decoder
 from omni.realtime.openai.items import Item, Message, UserSound
 from omni.realtime.openai.microphone import INLINE_WINDOWS, Microphone, SpeechChange
-from omni.realtime.openai.response import Response, deleted
+from omni.realtime.openai.response import deleted
 from omni.realtime.openai.shown_config import shown
 from omni.realtime.openai.shown_items import shown_item
 from omni.realtime.openai.slots import Slots
@@ -82,7 +83,6 @@ class RealtimeSession:
     send: Callable[[Sequence[Frame]], Awaitable[None]]
     send_away: Callable[[QueueFull], Awaitable[None]]
     conversation: Conversation = field(init=False)
-    _conversation_id: str = field(factory=lambda: new_id("conv"), init=False)
     _answers: Answers = field(init=False)
     _transcripts: Transcripts = field(init=False)
     _microphone: Microphone = field(init=False)
@@ -128,7 +128,7 @@ class RealtimeSession:
         """Speak first."""
         events = [ServerEvent.of("session.created", session=self._shown())]
         if self.is_beta:
-            begun = {"id": self._conversation_id, "object": "realtime.conversation"}
+            begun = {"id": self.conversation.id, "object": "realtime.conversation"}
             events.append(ServerEvent.of("conversation.created", conversation=begun))
         await self.tell(events)
 
@@ -340,33 +340,7 @@ class RealtimeSession:
         await self._answers.release(answer)
 
     def _answer_to(self, event: CreateResponse, further: Sequence[Item] = ()) -> Answer:
-        """Return the answer that *event* asks for. Raises: Refusal, for an unknown item."""
-        config = self.config
-        in_conversation = event.in_conversation
-        response = Response(
-            modality=event.output_modality or config.output_modality,
-            output_format=event.output_format or config.output_format,
-            sound=config.sound,
-            voice=event.voice or config.voice,
-            max_output_tokens=event.max_output_tokens or config.max_output_tokens,
-            conversation=self.conversation if in_conversation else None,
-            conversation_id=self._conversation_id if in_conversation else None,
-            metadata=event.metadata,
-        )
-        items = [*self._items_of(event), *further]
-        return Answer(
-            response=response,
-            items=items,
-            instructions=config.instructions if event.instructions is None else event.instructions,
-            prompt=event.instructions or "",
-            heard=heard_last(items),
-        )
-
-    def _items_of(self, event: CreateResponse) -> Sequence[Item]:
-        if event.input is None:
-            return self.conversation.items
-        find = self.conversation.find
-        return [find(item, "retrieve") if isinstance(item, str) else item for item in event.input]
+        return answer_to(event, self.config, self.conversation, further)
 
     async def _cancel(self, response_id: str | None) -> None:
         active = self._answers.active(response_id)

@@ -93,7 +93,6 @@ def an_answer() -> Answer:
         output_format="audio/pcm",
         voice="",
         max_output_tokens=None,
-        conversation_id="conv_1",
         conversation=conversation,
     )
     return Answer(response=response, items=[question], instructions="")
