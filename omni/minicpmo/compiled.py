@@ -37,6 +37,7 @@ def keep_compiled(data_dir: Path) -> None:
 
 def compile_blocks(modules: Iterable[nn.Module]) -> int:
     """Have the layers of *modules* compiled at their first run; return how many they are."""
+    torch.compiler.set_stance("default")
     torch._dynamo.config.recompile_limit = _RECOMPILE_LIMIT
     blocks = [
         block for module in modules for block in module.modules() if isinstance(block, BLOCKS)
@@ -44,3 +45,12 @@ def compile_blocks(modules: Iterable[nn.Module]) -> int:
     for block in blocks:
         block.compile()
     return len(blocks)
+
+
+def compile_no_more() -> None:
+    """Compute shapes that were not compiled by now as they are, process-wide.
+
+    Compiling takes seconds, in which every session of the engine would wait and the worker's
+    heartbeats would be missed.
+    """
+    torch.compiler.set_stance("eager_on_recompile")

@@ -30,6 +30,7 @@ from omni.engine import (
 from omni.errors import CapacityError, ClientError, EngineDead, GenerationFailed, OmniError
 from omni.minicpmo.background import Background
 from omni.minicpmo.batches import Batches, Job, is_fatal
+from omni.minicpmo.compiled import compile_no_more
 from omni.minicpmo.modes import MODES, program_of
 from omni.minicpmo.scheduler import Phase, Scheduler
 from omni.minicpmo.session import Session
@@ -91,6 +92,8 @@ class MiniCPMOEngine:
         has_gpu = self._loaded.runner.device.type == "cuda"
         if has_gpu or self._settings.service.compile:
             warm_up(self)
+        if self._settings.service.compile:
+            compile_no_more()
         if has_gpu:
             torch.cuda.synchronize()
         capture_s = self._loaded.capture_s

@@ -12,7 +12,12 @@ import torch
 from omni.errors import SettingsError
 from omni.minicpmo import compiled
 from omni.minicpmo.checkpoint import MiniCpmO
-from omni.minicpmo.compiled import cache_folder, compile_blocks, keep_compiled
+from omni.minicpmo.compiled import (
+    cache_folder,
+    compile_blocks,
+    compile_no_more,
+    keep_compiled,
+)
 from omni.minicpmo.model.vision import VisionLayer
 from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint
 from omni.precompile import precompile
@@ -28,6 +33,12 @@ TIMEOUT_S = 120.0
 FUSED = 1e-4
 
 
+@pytest.fixture(autouse=True)
+def torch_as_it_was() -> Iterator[None]:
+    yield
+    torch.compiler.set_stance("default")
+
+
 @pytest.fixture
 def vision_layer(model: MiniCpmO) -> Iterator[torch.nn.Module]:
     layer = model.vision.tower.layers[0]
@@ -35,7 +46,7 @@ def vision_layer(model: MiniCpmO) -> Iterator[torch.nn.Module]:
     layer._compiled_call_impl = None
 
 
-def test_a_compiled_layer_computes_what_its_eager_twin_computes(
+def test_a_compiled_layer_computes_what_its_eager_twin_does_and_later_shapes_wait_for_nothing(
     vision_layer: torch.nn.Module, model: MiniCpmO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -51,6 +62,12 @@ def test_a_compiled_layer_computes_what_its_eager_twin_computes(
     for result, wanted in zip(results, expected, strict=True):
         torch.testing.assert_close(result, wanted, atol=FUSED, rtol=FUSED)
     assert any(tmp_path.rglob("*.so"))
+
+    num_built = len(list(tmp_path.rglob("*.so")))
+    compile_no_more()
+    other = torch.randn(1, 20, width)
+    torch.testing.assert_close(vision_layer(other), vision_layer.forward(other), atol=0, rtol=0)
+    assert len(list(tmp_path.rglob("*.so"))) == num_built
 
 
 def test_what_is_compiled_is_kept_with_the_data_unless_the_environment_says(
