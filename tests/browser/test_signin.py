@@ -1,0 +1,81 @@
+"""A person with a browser gets into a locked server by its sign-in page, and only with a key."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from omni.security.key_book import KeyBook
+from omni.settings import SecuritySettings
+from tests.browser.browser import CHROMIUM, chromium, until
+from tests.conftest import RunningOmni, StartOmni
+
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs Chromium at {CHROMIUM}"),
+    # Playwright leaves closing of its own pipes to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def locked(start_omni: StartOmni) -> Iterator[RunningOmni]:
+    """A server where everybody needs a key, over TLS as people have it."""
+    omni = start_omni({"security.require_keys": "always", "web.https": "true"})
+    yield omni
+    omni.stop()
+
+
+async def test_a_key_leads_back_to_the_page_that_was_asked_for(locked: RunningOmni) -> None:
+    key = KeyBook(locked.data_dir, SecuritySettings()).make("api", "browser")[1]
+    async with chromium() as browser:
+        context = await browser.new_context(ignore_https_errors=True, locale="en-GB")
+        page = await context.new_page()
+        await page.goto(f"{locked.address}/turnbased?a=1")
+        await page.wait_for_url("**/signin?next=**")
+
+        await page.fill("#key", "wrong")
+        await page.click("button[type=submit]")
+        await until(page, "document.querySelector('#trouble').textContent.includes('not known')")
+        await page.fill("#key", key)
+        await page.click("button[type=submit]")
+        await page.wait_for_url("**/turnbased?a=1")
+
+        opened = await page.evaluate(
+            """() => new Promise((resolve) => {
+                const socket = new WebSocket(location.origin.replace("http", "ws") + "/ws/chat");
+                socket.onopen = () => resolve(true);
+                socket.onerror = () => resolve(false);
+            })"""
+        )
+        assert opened  # the cookie goes with the handshake
+        assert await page.evaluate("document.cookie") == ""  # and no script can read it
+        cookie = (await context.cookies())[0]
+        assert (cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (True, True, "Strict")
+
+
+async def test_nobody_is_led_elsewhere_by_the_sign_in(locked: RunningOmni) -> None:
+    tricks = ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)"]
+    async with chromium() as browser:
+        context = await browser.new_context(ignore_https_errors=True)
+        page = await context.new_page()
+        await page.goto(f"{locked.address}/signin")
+
+        places = await page.evaluate(
+            """async (tricks) => {
+                const { nextPage } = await import("/static/pages/signin.js");
+                const next = (trick) => nextPage("?next=" + encodeURIComponent(trick));
+                return tricks.map((trick) => new URL(next(trick), location.origin).origin);
+            }""",
+            tricks,
+        )
+
+        assert set(places) == {locked.address}
+
+
+async def test_the_page_speaks_chinese_to_who_does(locked: RunningOmni) -> None:
+    async with chromium() as browser:
+        context = await browser.new_context(ignore_https_errors=True, locale="zh-CN")
+        page = await context.new_page()
+        await page.goto(f"{locked.address}/signin")
+
+        await until(page, "document.querySelector('h1')?.textContent === '登录'")
