@@ -7,9 +7,9 @@ from openbmb_realtime import AudioDelta, RealtimeClient, TextDelta, TurnComplete
 
 from omni.audio import INPUT_HZ, Waveform
 from tests.conftest import RunningOmni
-from tests.e2e.conftest import Ears, Say, quiet
+from tests.e2e.conftest import Ears, Say, quiet, words
 
-QUESTION = "What is the capital of France?"
+QUESTION = "How many days are in a week?"
 PIECE_S = 0.25
 #: Sound is sent a little faster than it would be spoken; the models need their share of the cores.
 PIECE_EVERY_S = 0.2
@@ -44,7 +44,7 @@ async def test_the_sdk_asks_aloud_and_hears_the_answer(
         await session.close()
 
     said = "".join(delta.text for delta in texts)
-    assert "Paris" in said
+    assert "seven" in words(said)
     ears.assert_said(said, np.frombuffer(b"".join(sounds), "<f4"))
     assert len(turns) == 1 and [delta.end_of_turn for delta in texts].count(True) <= 1
     assert session.usage is not None
