@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from pathlib import Path
 
@@ -30,6 +31,8 @@ MAX_WAITING = 256
 IDLE_S = 20.0
 #: A recording that takes longer is given up; a day of pictures takes about ten minutes.
 LONGEST_S = 3600.0
+#: What could not be finalised, for want of room perhaps, is tried again after so long.
+RETRY_S = 600.0
 _STOP_S = 5.0
 
 
@@ -39,10 +42,12 @@ class Finaliser:
 
     counters: RecordingCounters
     idle_s: float = IDLE_S
+    retry_s: float = RETRY_S
     _folder: Path = field(factory=Path, init=False)
     _waiting: deque[Path] = field(factory=deque, init=False)
     _has_more: bool = field(default=False, init=False)
-    _failed: set[str] = field(factory=set, init=False)  # left alone until the next start
+    _failed: set[str] = field(factory=set, init=False)  # left alone for a while
+    _failed_at: float = field(default=0.0, init=False)
     _changed: threading.Condition = field(factory=threading.Condition, init=False)
     _is_closing: bool = field(default=False, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
@@ -88,6 +93,7 @@ class Finaliser:
             elif folder.exists():  # it may have been deleted meanwhile
                 self.counters.unfinalised += 1
                 self._failed.add(folder.name)
+                self._failed_at = time.monotonic()
                 log.warning("recording %s is not finalised: %s", folder.name, error)
         self._end_process()
 
@@ -97,6 +103,7 @@ class Finaliser:
                 if not self._waiting and not self._has_more and not self._is_closing:
                     if not self._changed.wait(self.idle_s):
                         self._end_process()
+                        self._forgive()
                         continue
                 if self._is_closing:
                     return None
@@ -108,6 +115,11 @@ class Finaliser:
             for folder in unfinalised(self._folder):
                 if folder.name not in self._failed:
                     self.add(folder)
+
+    def _forgive(self) -> None:
+        if self._failed and time.monotonic() >= self._failed_at + self.retry_s:
+            self._failed.clear()
+            self._has_more = True
 
     def _finalise(self, folder: Path) -> str:
         """Return what went wrong, "" if nothing did."""

@@ -299,6 +299,19 @@ def test_the_finaliser_ends_its_process_when_there_is_nothing_to_do(tmp_path: Pa
     assert not finaliser.is_running
 
 
+def test_what_failed_is_finalised_when_there_is_room_again(tmp_path: Path) -> None:
+    folder = write_session(tmp_path / "a", "audio_duplex", [(0.1, 0, CHUNK)])
+    (folder / "user_audio").write_bytes(b"in the way")
+    finaliser = Finaliser(RecordingCounters(), idle_s=0.1, retry_s=0.0)
+    finaliser.start(tmp_path)
+    until(lambda: finaliser.counters.unfinalised > 0, TIMEOUT_S)
+
+    (folder / "user_audio").unlink()
+
+    until(lambda: finaliser.counters.finalised == 1, TIMEOUT_S)
+    finaliser.close()
+
+
 def test_no_recording_keeps_nothing_and_has_no_name() -> None:
     recordings = NoRecording()
 

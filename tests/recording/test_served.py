@@ -476,16 +476,17 @@ async def test_the_viewer_is_a_page_of_its_own(http: aiohttp.ClientSession, call
 # --- trouble -------------------------------------------------------------------------------------
 
 
-async def test_a_full_disk_is_told_and_the_call_goes_on(server: RunningOmni) -> None:
-    """The web process may write no file above 300 KB from here on."""
+async def test_a_full_disk_is_told_and_the_call_goes_on(start_omni: StartOmni) -> None:
+    """The web process may write no file above 300 KB; a server of its own, whose children may."""
+    server = start_omni({"recording.enabled": "true"})
     pid = server.pid("web-0")
     old = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (300_000, old[1]))
     kinds: list[str] = []
     stopped: Document = {}
     num_sent = 0
-    try:
-        async with connected(server.address, "/ws/duplex/adx_full") as client:
+    async with connected(server.address, "/ws/duplex/adx_full") as client:
+        try:
             session_id = (await client.prepare())["recording_session_id"]
             async with asyncio.timeout(TIMEOUT_S):
                 while "recording_stopped" not in kinds or kinds[-20:] != ["result"] * 20:
@@ -495,11 +496,12 @@ async def test_a_full_disk_is_told_and_the_call_goes_on(server: RunningOmni) -> 
                     event = await client.receive()
                     kinds.append(event["type"])
                     stopped = event if event["type"] == "recording_stopped" else stopped
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, old)
+        finally:  # before the call ends: its files need room
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, old)
 
     assert kinds.count("recording_stopped") == 1 and set(kinds) == {"recording_stopped", "result"}
     assert stopped["recording_session_id"] == session_id and "disk is full" in stopped["reason"]
     async with aiohttp.ClientSession(server.address) as http:
         recording = await recorded(http, session_id)
+    server.stop()
     assert recording["complete"] is False and 5 < len(recording["chunks"]) < num_sent
