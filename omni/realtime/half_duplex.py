@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from attrs import define, field
 
-from omni.audio import OUTPUT_HZ, seconds
 from omni.engine import (
     AudioChunk,
     Generating,
@@ -16,7 +15,7 @@ from omni.engine import (
     VadState,
 )
 from omni.errors import ProtocolError
-from omni.realtime.binary_sound import SoundReader, SoundWriter, sound_form
+from omni.realtime.binary_sound import SoundReader, sound_form
 from omni.realtime.content import only, parse_parts
 from omni.realtime.dialect import (
     Command,
@@ -38,12 +37,11 @@ from omni.realtime.media import (
     MAX_VOICE_S,
     decode_sound,
 )
-from omni.realtime.native import render_common
+from omni.realtime.native import AnswerWriter, render_common
 
 DEFAULT_PROMPT = "You are a helpful assistant."
 MAX_TIMEOUT_S = 3600
 _MAX_SOUND_CHARS = 48 * 2**20
-_FLOAT32_BYTES = 4
 
 
 @define
@@ -51,8 +49,7 @@ class HalfDuplexDialect:
     """Speaks `/ws/half_duplex/{id}`. timeout_s: length of a session unless the client says."""
 
     timeout_s: float
-    _num_chunks: int = field(default=0, init=False)
-    _mouth: SoundWriter = field(factory=SoundWriter, init=False)
+    _answers: AnswerWriter = field(factory=AnswerWriter, init=False)
     _ears: SoundReader = field(factory=SoundReader, init=False)
 
     def parse(self, data: bytes, binary: bool) -> Command:
@@ -77,12 +74,11 @@ class HalfDuplexDialect:
         """Return the frames of *notice*."""
         match notice:
             case ReplyChunk():
-                return self._render_chunk(notice)
+                return self._answers.render(notice)
             case VadState(speaking=speaking):
                 return event("vad_state", speaking=speaking)
             case Generating(speech_duration_ms=speech_duration_ms):
-                self._num_chunks = 0
-                self._mouth.cut()
+                self._answers.begin()
                 return event("generating", speech_duration_ms=speech_duration_ms)
             case TurnDone(turn_index=turn_index, text=text):
                 return event("turn_done", turn_index=turn_index, text=text)
@@ -110,23 +106,8 @@ class HalfDuplexDialect:
             ),
             timeout_s=session.number("timeout_s", self.timeout_s, 1, MAX_TIMEOUT_S),
         )
-        self._mouth.form = form
+        self._answers.mouth.form = form
         return opening
-
-    def _render_chunk(self, chunk: ReplyChunk) -> Sequence[Frame]:
-        index = self._num_chunks
-        self._num_chunks += 1
-        audio, frames = self._mouth.told("audio_data", chunk.pcm, chunk.is_final)
-        told = event(
-            "chunk",
-            chunk_index=index,
-            text_delta=chunk.text,
-            **audio,
-            audio_sample_rate=OUTPUT_HZ,
-            is_final=chunk.is_final,
-            duration_ms=round(1000 * seconds(len(chunk.pcm) // _FLOAT32_BYTES, OUTPUT_HZ)),
-        )
-        return [*told, *frames]
 
 
 def _parse_chunk(fields: Fields) -> AudioChunk:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 from attrs import define, field
 
-from omni.audio import OUTPUT_HZ, seconds
 from omni.engine import ChatRequest, ReplyChunk
 from omni.errors import ProtocolError
-from omni.realtime.binary_sound import SoundWriter, sound_form
+from omni.realtime.binary_sound import sound_form
 from omni.realtime.chat import SOCKET_MAX_NEW_TOKENS
 from omni.realtime.content import parse_messages
 from omni.realtime.dialect import (
@@ -24,19 +23,17 @@ from omni.realtime.dialect import (
 )
 from omni.realtime.fields import Fields, read_object
 from omni.realtime.media import MAX_VOICE_S, decode_sound
-from omni.realtime.native import render_common
+from omni.realtime.native import AnswerWriter, render_common
 
 MAX_SLICES = 16
 _MAX_SOUND_CHARS = 48 * 2**20
-_FLOAT32_BYTES = 4
 
 
 @define
 class StreamingDialect:
     """Speaks `/ws/streaming`. The client sends its whole history with each `prefill`."""
 
-    _num_chunks: int = field(default=0, init=False)
-    _mouth: SoundWriter = field(factory=SoundWriter, init=False)
+    _answers: AnswerWriter = field(factory=AnswerWriter, init=False)
 
     def parse(self, data: bytes, binary: bool) -> Command:
         """Return the command in *data*. Raises: ProtocolError."""
@@ -46,7 +43,7 @@ class StreamingDialect:
         match kind := fields.text("type"):
             case "prefill":
                 form, opening = sound_form(fields), Open(input=_parse_prefill(fields))
-                self._mouth.form = form
+                self._answers.mouth.form = form
                 return opening
             case "generate":
                 return _parse_generate(fields)
@@ -62,29 +59,13 @@ class StreamingDialect:
         """Return the frames of *notice*."""
         match notice:
             case ReplyChunk():
-                return self._render_chunk(notice)
+                return self._answers.render(notice)
             case Prefilled():
-                self._num_chunks = 0
-                self._mouth.cut()
+                self._answers.begin()
                 return _render_prefilled(notice)
             case StreamEnded():
                 return _render_ended(notice)
         return render_common(notice)
-
-    def _render_chunk(self, chunk: ReplyChunk) -> Sequence[Frame]:
-        index = self._num_chunks
-        self._num_chunks += 1
-        audio, frames = self._mouth.told("audio_data", chunk.pcm, chunk.is_final)
-        told = event(
-            "chunk",
-            chunk_index=index,
-            text_delta=chunk.text,
-            **audio,
-            audio_sample_rate=OUTPUT_HZ,
-            is_final=chunk.is_final,
-            duration_ms=round(1000 * seconds(len(chunk.pcm) // _FLOAT32_BYTES, OUTPUT_HZ)),
-        )
-        return [*told, *frames]
 
 
 def _parse_prefill(fields: Fields) -> ChatRequest:
