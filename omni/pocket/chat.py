@@ -17,7 +17,6 @@ from omni.engine import (
     PrefillDone,
     ReplyChunk,
     SessionEvent,
-    Slot,
     StageCosts,
     StopAnswer,
     UserTranscript,
@@ -26,27 +25,22 @@ from omni.errors import ClientError, OmniError
 from omni.pocket import sampling
 from omni.pocket.answering import Order
 from omni.pocket.persona import Persona
-from omni.pocket.pipeline import Pipeline, Post
-from omni.pocket.results import Broke, Finished, Heard, Piece, Prefilled, Result, Turn
+from omni.pocket.request_session import RequestSession
+from omni.pocket.results import Broke, Finished, Heard, Piece, Prefilled, Result
 from omni.pocket.thinking import Answer, Utterance
 
 
 @define(kw_only=True)
-class ChatSession:
+class ChatSession(RequestSession):
     """One chat turn; over with `ChatDone` or a fatal `Failed`."""
 
-    slot: Slot
     request: ChatRequest
     tuned_prompt: str
-    pipeline: Pipeline
-    post: Post
-    _turn: Turn = field(factory=Turn)
     _heard: deque[str] = field(factory=deque)
     _num_sounds: int = 0
     _input_tokens: int = 0
     _said: str = ""
     _num_pieces: int = 0
-    _is_over: bool = False
 
     def open(self) -> list[SessionEvent]:
         """Begin with what must be heard, or with the answer."""
@@ -71,7 +65,7 @@ class ChatSession:
 
     def on_result(self, result: Result) -> list[SessionEvent]:
         """Take what background work gave."""
-        if self._is_over or result.turn is not self._turn:
+        if self._is_late(result):
             return []
         match result:
             case Heard():
@@ -94,17 +88,6 @@ class ChatSession:
     def is_behind(self) -> bool:
         """False: see `listen`."""
         return False
-
-    @property
-    def is_over(self) -> bool:
-        """True after the last event."""
-        return self._is_over
-
-    def close(self) -> None:
-        """Stop all work."""
-        self._is_over = True
-        self._turn.is_cancelled = True
-        self.pipeline.drop(self.slot)
 
     def _parts(self) -> list[Part]:
         return [part for message in self.request.messages for part in message.parts]
@@ -171,10 +154,6 @@ class ChatSession:
             ),
         )
         return [ReplyChunk(is_final=True), done]
-
-    def _fail(self, error: OmniError) -> list[SessionEvent]:
-        self.close()
-        return [Failed(code=error.code, message=str(error), fatal=True)]
 
 
 def _is_sound(part: Part) -> bool:

@@ -13,14 +13,13 @@ from omni.engine import (
     Failed,
     ReplyChunk,
     SessionEvent,
-    Slot,
     SpeakRequest,
     StageCosts,
     StopAnswer,
 )
 from omni.errors import OmniError
-from omni.pocket.pipeline import Pipeline, Post
-from omni.pocket.results import Broke, Piece, Result, Turn
+from omni.pocket.request_session import RequestSession
+from omni.pocket.results import Broke, Piece, Result
 from omni.pocket.sentences import SentenceCutter
 
 #: Pieces on their way to the voice at the same time: one is said, the next waits behind it.
@@ -28,18 +27,13 @@ _MAX_AHEAD = 2
 
 
 @define(kw_only=True)
-class ReadingSession:
+class ReadingSession(RequestSession):
     """One text; over with `ChatDone` or a fatal `Failed`. The voice has no tokens to count."""
 
-    slot: Slot
     request: SpeakRequest
-    pipeline: Pipeline
-    post: Post
-    _turn: Turn = field(factory=Turn)
     _pieces: deque[str] = field(factory=deque)
     _num_ahead: int = 0
     _said: str = ""
-    _is_over: bool = False
 
     def open(self) -> list[SessionEvent]:
         """Begin."""
@@ -59,7 +53,7 @@ class ReadingSession:
 
     def on_result(self, result: Result) -> list[SessionEvent]:
         """Take a piece that was said."""
-        if self._is_over or result.turn is not self._turn:
+        if self._is_late(result):
             return []
         match result:
             case Piece():
@@ -75,17 +69,6 @@ class ReadingSession:
     def is_behind(self) -> bool:
         """False: see `listen`."""
         return False
-
-    @property
-    def is_over(self) -> bool:
-        """True after the last event."""
-        return self._is_over
-
-    def close(self) -> None:
-        """Stop all work."""
-        self._is_over = True
-        self._turn.is_cancelled = True
-        self.pipeline.drop(self.slot)
 
     def _go_on(self) -> list[SessionEvent]:
         try:
@@ -106,7 +89,3 @@ class ReadingSession:
             costs=StageCosts(tts_ms=self._turn.speaking_ms),
         )
         return [ReplyChunk(is_final=True), done]
-
-    def _fail(self, error: OmniError) -> list[SessionEvent]:
-        self.close()
-        return [Failed(code=error.code, message=str(error), fatal=True)]

@@ -11,7 +11,6 @@ from omni.engine import (
     ChatDone,
     Failed,
     SessionEvent,
-    Slot,
     StageCosts,
     StopAnswer,
     TranscribeRequest,
@@ -19,8 +18,8 @@ from omni.engine import (
 )
 from omni.errors import ClientError, OmniError
 from omni.pocket.hearing import Hints
-from omni.pocket.pipeline import Pipeline, Post
-from omni.pocket.results import Broke, Heard, Result, Turn
+from omni.pocket.request_session import RequestSession
+from omni.pocket.results import Broke, Heard, Result
 from omni.vad import Utterance, UtteranceFinder
 
 LANGUAGES = ("en",)
@@ -29,18 +28,13 @@ _MAX_AHEAD = 4
 
 
 @define(kw_only=True)
-class WritingSession:
+class WritingSession(RequestSession):
     """One recording; over with `ChatDone` or a fatal `Failed`. No tokens are counted."""
 
-    slot: Slot
     request: TranscribeRequest
-    pipeline: Pipeline
-    post: Post
-    _turn: Turn = field(factory=Turn)
     _finder: UtteranceFinder | None = None
     _unheard: deque[Utterance] = field(factory=deque)
     _texts: list[str] = field(factory=list)
-    _is_over: bool = False
 
     def open(self) -> list[SessionEvent]:
         """Begin to look for speech."""
@@ -74,7 +68,7 @@ class WritingSession:
 
     def on_result(self, result: Result) -> list[SessionEvent]:
         """Take the words of a stretch of speech."""
-        if self._is_over or result.turn is not self._turn:
+        if self._is_late(result):
             return []
         match result:
             case Heard():
@@ -89,17 +83,6 @@ class WritingSession:
         if self._is_over or self._finder is None or self._finder.is_done:
             return False
         return len(self._unheard) < _MAX_AHEAD
-
-    @property
-    def is_over(self) -> bool:
-        """True after the last event."""
-        return self._is_over
-
-    def close(self) -> None:
-        """Stop all work."""
-        self._is_over = True
-        self._turn.is_cancelled = True
-        self.pipeline.drop(self.slot)
 
     def _hints(self) -> Hints:
         return Hints(prompt=self.request.prompt, temperature=self.request.temperature)
@@ -127,7 +110,3 @@ class WritingSession:
                 costs=StageCosts(llm_ms=self._turn.hearing_ms),
             )
         ]
-
-    def _fail(self, error: OmniError) -> list[SessionEvent]:
-        self.close()
-        return [Failed(code=error.code, message=str(error), fatal=True)]
