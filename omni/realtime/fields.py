@@ -6,7 +6,7 @@ from typing import TypeVar
 import orjson
 from attrs import frozen
 
-from omni.errors import ProtocolError
+from omni.errors import MissingField, ProtocolError, UnknownEvent
 
 #: Longest text that any field takes, in characters.
 MAX_TEXT_CHARS = 200_000
@@ -43,6 +43,14 @@ def read_object(text: bytes | str) -> "Fields":
     if not isinstance(document, dict):
         raise ProtocolError(f"Invalid message: a JSON object is expected, got {_kind(document)}")
     return Fields(document)
+
+
+def no_event(fields: "Fields") -> ProtocolError:
+    """Return the error that says that there is no event of the type of *fields*, or no type."""
+    kind = fields.text("type")
+    if not kind:
+        return MissingField("type is missing")
+    return UnknownEvent(f"There is no event {kind[:_SHOWN_CHARS]!r}")
 
 
 @frozen

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from attrs import define, evolve, field
 
 from omni.engine import AudioChunk, Buffer
-from omni.errors import MissingField, NotReady, ProtocolError, UnknownEvent, Unusable
+from omni.errors import MissingField, NotReady, ProtocolError, Unusable
 from omni.realtime.binary_sound import SoundReader, SoundWriter, sound_form
 from omni.realtime.dialect import (
     Command,
@@ -33,7 +33,7 @@ from omni.realtime.duplex import (
     parse_frames,
     parse_voice,
 )
-from omni.realtime.fields import FieldError, Fields, read_object
+from omni.realtime.fields import FieldError, Fields, no_event, read_object
 from omni.realtime.media import MAX_CHUNK_S, decode_sound
 from omni.realtime.queue_events import render_queue
 
@@ -74,16 +74,14 @@ class R1Dialect:
             fields = read_object(data)
         except ProtocolError as exc:
             raise Unusable(str(exc)) from exc
-        match kind := fields.text("type"):
+        match fields.text("type"):
             case "session.update":
                 return self._parse_update(fields)
             case "input_audio_buffer.append":
                 return self._parse_append(fields)
             case "session.close":
                 return Stop()
-            case "":
-                raise MissingField("type is missing")
-        raise UnknownEvent(f"There is no event {kind[:60]!r}")
+        raise no_event(fields)
 
     def render(self, notice: Notice) -> Sequence[Frame]:
         """Return the frames of *notice*."""

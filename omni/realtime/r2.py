@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from attrs import define, evolve, field
 
 from omni.engine import AudioChunk, UnitResult
-from omni.errors import MissingField, NotReady, ProtocolError, UnknownEvent
+from omni.errors import MissingField, ProtocolError
 from omni.realtime.binary_sound import SoundReader, sound_form
 from omni.realtime.dialect import (
     Command,
@@ -31,7 +31,7 @@ from omni.realtime.duplex import (
     parse_frames,
     parse_voice,
 )
-from omni.realtime.fields import Fields, read_object
+from omni.realtime.fields import Fields, no_event, read_object
 from omni.realtime.media import MAX_CHUNK_S, decode_sound
 from omni.realtime.r2_events import R2Session
 from omni.realtime.usage import Usage
@@ -56,19 +56,17 @@ class R2Dialect:
     def parse(self, data: bytes, binary: bool) -> Command:
         """Return the command in *data*. Raises: ProtocolError."""
         if binary:
-            self._require_created()
+            self._session.require_created()
             return Sound(chunk=AudioChunk(pcm=self._ears.read(data)))
         fields = read_object(data)
-        match kind := fields.text("type"):
+        match fields.text("type"):
             case "session.init":
                 return self._parse_init(fields)
             case "input.append":
                 return self._parse_append(fields)
             case "session.close":
                 return self._session.parse_close(fields)
-            case "":
-                raise MissingField("type is missing")
-        raise UnknownEvent(f"There is no event {kind[:60]!r}")
+        raise no_event(fields)
 
     def render(self, notice: Notice) -> Sequence[Frame]:
         """Return the frames of *notice*."""
@@ -114,15 +112,8 @@ class R2Dialect:
         self._session.choose_sound(form)
         return opening
 
-    def _require_created(self) -> None:
-        if not self._session.is_created:
-            raise NotReady("input.append came before session.created")
-
     def _parse_append(self, fields: Fields) -> Sound:
-        self._require_created()
-        if not fields.has("input"):
-            raise MissingField("input is missing")
-        input = fields.section("input")
+        input = self._session.read_input(fields)
         frames = parse_frames(input, _first(input, *_FRAME_FIELDS), MAX_FRAMES)
         text, loc = _audio_text(input)
         if not text and not frames:

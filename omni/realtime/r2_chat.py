@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from attrs import define, evolve, field
 
 from omni.engine import ChatMessage, Part, ReplyChunk
-from omni.errors import MissingField, NotReady, ProtocolError, UnknownEvent
+from omni.errors import MissingField, ProtocolError
 from omni.realtime.binary_sound import sound_form
 from omni.realtime.chat import SOCKET_MAX_NEW_TOKENS, parse_request
 from omni.realtime.dialect import (
@@ -21,7 +21,7 @@ from omni.realtime.dialect import (
     Waiting,
     event,
 )
-from omni.realtime.fields import Fields, read_object
+from omni.realtime.fields import Fields, no_event, read_object
 from omni.realtime.r2_events import R2Session
 from omni.realtime.usage import Usage
 
@@ -44,16 +44,14 @@ class R2ChatDialect:
         if binary:
             raise ProtocolError("A turn is JSON in a text frame")
         fields = read_object(data)
-        match kind := fields.text("type"):
+        match fields.text("type"):
             case "session.init":
                 return self._parse_init(fields)
             case "input.append":
                 return self._parse_append(fields)
             case "session.close":
                 return self._session.parse_close(fields)
-            case "":
-                raise MissingField("type is missing")
-        raise UnknownEvent(f"There is no event {kind[:60]!r}")
+        raise no_event(fields)
 
     def render(self, notice: Notice) -> Sequence[Frame]:
         """Return the frames of *notice*."""
@@ -89,11 +87,7 @@ class R2ChatDialect:
         return Begin()
 
     def _parse_append(self, fields: Fields) -> Open:
-        if not self._session.is_created:
-            raise NotReady("input.append came before session.created")
-        if not fields.has("input"):
-            raise MissingField("input is missing")
-        input = fields.section("input")
+        input = self._session.read_input(fields)
         if not input.has("messages"):
             raise MissingField("input.messages is missing")
         request = parse_request(_with_defaults(input, self._init), SOCKET_MAX_NEW_TOKENS)

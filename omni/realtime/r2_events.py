@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from attrs import define, field
 
 from omni.engine import UserTranscript
-from omni.errors import ProtocolError, Unusable
+from omni.errors import MissingField, NotReady, ProtocolError, Unusable
 from omni.realtime.binary_sound import SoundForm, SoundWriter
 from omni.realtime.dialect import (
     ContextFull,
@@ -69,6 +69,18 @@ class R2Session:
     def refuse_init(self, error: ProtocolError) -> ProtocolError:
         """Return the error for a wrong `session.init`: its client would wait for an answer."""
         return error if self.is_created else Unusable(str(error))
+
+    def require_created(self) -> None:
+        """Raises: NotReady, for what is sent before `session.created`."""
+        if not self.is_created:
+            raise NotReady("input.append came before session.created")
+
+    def read_input(self, fields: Fields) -> Fields:
+        """Return what `input.append` brings. Raises: NotReady, MissingField."""
+        self.require_created()
+        if not fields.has("input"):
+            raise MissingField("input is missing")
+        return fields.section("input")
 
     def next_response_id(self) -> str:
         """Return an id that no other response of the session has."""
