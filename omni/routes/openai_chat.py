@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 from aiohttp import web
-from attrs import define, evolve, field
+from attrs import define, evolve
 
 from omni.audio import pcm16_from_waveform
 from omni.engine import ChatDone, ReplyChunk, SessionEvent
@@ -22,7 +22,7 @@ from omni.routes.errors import json_reply
 from omni.routes.keys import AUDIO_MEMORY, SOUND_FILES
 from omni.routes.openai_models import TAG, served_model
 from omni.routes.openai_stream import EVENT_STREAM, Outflow, stream_turn
-from omni.routes.openai_turn import Turn, find_voice
+from omni.routes.openai_turn import Gathered, Turn, find_voice
 
 _HELP = (
     "Text, pictures (`image_url`), sound (`input_audio`) and films (`video_url`, an extension) in; "
@@ -76,12 +76,13 @@ async def _read(request: web.Request) -> ChatCompletion:
 
 
 async def _answer_whole(turn: Turn, asked: ChatCompletion, answer: Completion) -> web.Response:
-    listener = _Whole()
-    await turn.run(listener)
+    gathered = Gathered()
+    await turn.run(gathered)
     audio = None
     if asked.audio_format:
-        app, done = turn.request.app, listener.done
-        samples = np.frombuffer(b"".join(listener.pcm), "<f4")
+        app, done = turn.request.app, gathered.done
+        pcm = b"".join(event.pcm for event in gathered.events if isinstance(event, ReplyChunk))
+        samples = np.frombuffer(pcm, "<f4")
         data = await asyncio.to_thread(whole_file, asked.audio_format, samples)
         audio = {
             "id": answer.audio_id,
@@ -89,36 +90,7 @@ async def _answer_whole(turn: Turn, asked: ChatCompletion, answer: Completion) -
             "expires_at": app[AUDIO_MEMORY].keep(answer.audio_id, done.text, time.time()),
             "transcript": done.text,
         }
-    return json_reply(answer.whole(listener.done, audio))
-
-
-@define
-class _Whole:
-    """Gathers an answer."""
-
-    pcm: list[bytes] = field(factory=list)
-    streams: bool = False
-    _done: ChatDone | None = None
-
-    @property
-    def done(self) -> ChatDone:
-        """The end of the answer. `Turn.run` must have returned."""
-        assert self._done is not None
-        return self._done
-
-    async def waits(self) -> None:
-        """Nothing can be said before the answer."""
-
-    async def begins(self) -> None:
-        """The same."""
-
-    async def hears(self, event: SessionEvent) -> None:
-        """Keep what there is of it."""
-        match event:
-            case ReplyChunk(pcm=pcm):
-                self.pcm.append(pcm)
-            case ChatDone():
-                self._done = event
+    return json_reply(answer.whole(gathered.done, audio))
 
 
 @define(kw_only=True)

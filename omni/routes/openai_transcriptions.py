@@ -2,7 +2,7 @@
 
 from aiohttp import web
 from aiohttp.web_request import FileField
-from attrs import define, field
+from attrs import define
 
 from omni.audio import INPUT_HZ, seconds
 from omni.containers import read_sound
@@ -39,7 +39,7 @@ from omni.routes.errors import json_reply
 from omni.routes.keys import SOUND_FILES
 from omni.routes.openai_models import TAG
 from omni.routes.openai_stream import EVENT_STREAM, Outflow, stream_turn
-from omni.routes.openai_turn import Turn
+from omni.routes.openai_turn import Gathered, Turn
 from omni.routes.served import served
 
 _FORM = "multipart/form-data"
@@ -92,7 +92,7 @@ async def post_transcriptions(request: web.Request) -> web.StreamResponse:
     if order.stream:
         outflow = Outflow(request, EVENT_STREAM)
         return await stream_turn(turn, _Stream(outflow=outflow), outflow)
-    written = _Whole()
+    written = Gathered()
     await turn.run(written)
     duration_s = seconds(len(pcm) // _FLOAT32_BYTES, INPUT_HZ)
     return await _reply(request, order, written, duration_s)
@@ -141,9 +141,10 @@ def _sound(file: FileField) -> Buffer:
 
 
 async def _reply(
-    request: web.Request, order: TranscriptionOrder, written: "_Whole", duration_s: float
+    request: web.Request, order: TranscriptionOrder, written: Gathered, duration_s: float
 ) -> web.Response:
-    done, segments = written.done, written.segments
+    done = written.done
+    segments = [event for event in written.events if isinstance(event, TranscriptSegment)]
     match order.answer_format:
         case "text":
             return web.Response(text=done.text + "\n")
@@ -161,35 +162,6 @@ async def _only_language(request: web.Request) -> str:
     """Return the engine's language, if it knows but one."""
     languages = (await served(request.app)).languages
     return languages[0] if len(languages) == 1 else "unknown"
-
-
-@define
-class _Whole:
-    """Gathers the segments."""
-
-    segments: list[TranscriptSegment] = field(factory=list)
-    streams: bool = False
-    _done: ChatDone | None = None
-
-    @property
-    def done(self) -> ChatDone:
-        """The end. `Turn.run` must have returned."""
-        assert self._done is not None
-        return self._done
-
-    async def waits(self) -> None:
-        """Nothing can be said before the answer."""
-
-    async def begins(self) -> None:
-        """The same."""
-
-    async def hears(self, event: SessionEvent) -> None:
-        """Keep it."""
-        match event:
-            case TranscriptSegment():
-                self.segments.append(event)
-            case ChatDone():
-                self._done = event
 
 
 @define(kw_only=True)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from aiohttp import web
-from attrs import frozen
+from attrs import define, field, frozen
 
 from omni.audio import float32_from_waveform
 from omni.engine import (
@@ -53,6 +53,31 @@ class Listener(Protocol):
 
     async def hears(self, event: SessionEvent) -> None:
         """The engine says something; the last is `ChatDone`."""
+
+
+@define
+class Gathered:
+    """A listener for who sends the answer as a whole: it keeps the events."""
+
+    events: list[SessionEvent] = field(factory=list)
+    streams: bool = False
+
+    @property
+    def done(self) -> ChatDone:
+        """The end of the answer. `Turn.run` must have returned."""
+        done = self.events[-1]
+        assert isinstance(done, ChatDone)
+        return done
+
+    async def waits(self) -> None:
+        """Nothing can be said before the answer."""
+
+    async def begins(self) -> None:
+        """The same."""
+
+    async def hears(self, event: SessionEvent) -> None:
+        """Keep it."""
+        self.events.append(event)
 
 
 @frozen(kw_only=True)
