@@ -7,7 +7,7 @@ from typing import Any
 from attrs import define, field
 
 from omni.audio import INPUT_HZ, OUTPUT_HZ, seconds
-from omni.engine import AudioChunk, Failed, UnitResult, UserTranscript
+from omni.engine import AudioChunk, Failed, Prepared, UnitResult, UserTranscript
 from omni.recording.journal import Record
 from omni.recording.layout import AI_AUDIO, USER_AUDIO, USER_FRAMES
 from omni.recording.media import write_picture, write_wav
@@ -15,6 +15,9 @@ from omni.recording.sound import waveform_of
 
 #: A part of recording.json.
 Document = dict[str, Any]
+
+#: Length of a chunk where recording.json names none.
+USUAL_CHUNK_MS = 1000
 
 
 @define
@@ -28,6 +31,7 @@ class DuplexFiles:
     _errors: list[Document] = field(factory=list, init=False)
     _turn: int = field(default=0, init=False)
     _is_speaking: bool = field(default=False, init=False)
+    _chunk_ms: int = field(default=USUAL_CHUNK_MS, init=False)
 
     def take(self, record: Record) -> None:
         """Add one record. Raises: OSError."""
@@ -36,6 +40,8 @@ class DuplexFiles:
                 self._add_chunk(record, chunk)
             case UnitResult() as result:
                 self._add_result(record, result)
+            case Prepared(chunk_ms=chunk_ms):
+                self._chunk_ms = chunk_ms
             case UserTranscript(text=text, final=True):
                 self._transcripts.append({"ts_ms": _ms(record.at_s), "text": text})
             case Failed(code=code, message=message):
@@ -44,8 +50,10 @@ class DuplexFiles:
 
     def document(self) -> Document:
         """Return what recording.json says beyond what all sessions have."""
-        extra = {"transcripts": self._transcripts, "errors": self._errors}
+        extra: Document = {"transcripts": self._transcripts, "errors": self._errors}
         chunks = [self._chunks[index] for index in sorted(self._chunks)]
+        if self._chunk_ms != USUAL_CHUNK_MS:
+            extra["chunk_ms"] = self._chunk_ms
         return {"chunks": chunks, **{name: what for name, what in extra.items() if what}}
 
     def _add_chunk(self, record: Record, chunk: AudioChunk) -> None:

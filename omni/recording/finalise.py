@@ -23,7 +23,7 @@ from omni.engine import ChatRequest, PrepareDuplex, PrepareHalfDuplex
 from omni.errors import NotFound, OmniError, ProtocolError
 from omni.process import die_with_parent
 from omni.recording.captions import Cue, as_webvtt, cues_of
-from omni.recording.duplex_files import DuplexFiles
+from omni.recording.duplex_files import USUAL_CHUNK_MS, DuplexFiles
 from omni.recording.journal import Began, Diagnosed, Ended, Gap, Opened, Record, read_journal
 from omni.recording.layout import (
     DIAGNOSTICS,
@@ -136,7 +136,8 @@ def _write_meta(folder: Path, began: Began, told: _Told, size_bytes: int | None 
 
 def _replay(folder: Path, began: Began, recording: Document) -> None:
     """Make the merged replay and name it in *recording*; without a film, the sound is enough."""
-    slots = timeline(folder, recording["chunks"])
+    chunk_ms = recording.get("chunk_ms", USUAL_CHUNK_MS)
+    slots = timeline(folder, recording["chunks"], chunk_ms)
     for chunk, slot in zip(recording["chunks"], slots, strict=True):
         chunk["replay_ts_ms"] = round(slot.begin_s * 1000, 1)
     write_json(folder / REPLAY_PEAKS, _write_sound(folder, slots))

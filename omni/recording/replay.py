@@ -14,8 +14,6 @@ from omni.wav import waveform_from_wav
 
 Document = dict[str, Any]
 
-#: Shortest slot: the length of the model's unit.
-_MIN_SLOT_SAMPLES = INPUT_HZ
 #: Captions stay so long after a turn's end, unless the next one begins.
 CAPTION_LINGER_S = 1.5
 #: The end of a long turn is shown: three lines hold about half of this.
@@ -50,14 +48,15 @@ class Slot:
         return (self.begin + self.length) / INPUT_HZ
 
 
-def timeline(folder: Path, chunks: Sequence[Document]) -> list[Slot]:
-    """Return the slots of *chunks* (of recording.json); each lasts max(user, answer, 1 s)."""
+def timeline(folder: Path, chunks: Sequence[Document], chunk_ms: int = 1000) -> list[Slot]:
+    """Return the slots of *chunks* (of recording.json); each lasts max(user, answer, chunk_ms)."""
+    shortest = chunk_ms * INPUT_HZ // 1000
     slots: list[Slot] = []
     begin, said, is_over = 0, "", True
     for chunk in chunks:
         result = chunk.get("result", {})
         user, answer = chunk.get("user_audio", ""), result.get("ai_audio", "")
-        length = _slot_samples(_num_samples(folder, user), _num_samples(folder, answer))
+        length = _slot_samples(_num_samples(folder, user), _num_samples(folder, answer), shortest)
         spoke = result.get("mode") == "SPEAK"
         if spoke:
             said = ((said if not is_over else "") + result.get("text", ""))[-_MAX_SHOWN_CHARS:]
@@ -140,8 +139,8 @@ def _stereo(left: list[Waveform], right: Waveform) -> bytes:
     return pcm16_from_waveform(np.column_stack([held[: right.size], right]).reshape(-1))
 
 
-def _slot_samples(user: int, answer: int) -> int:
-    longest = max(user, math.ceil(answer * INPUT_HZ / OUTPUT_HZ), _MIN_SLOT_SAMPLES)
+def _slot_samples(user: int, answer: int, shortest: int) -> int:
+    longest = max(user, math.ceil(answer * INPUT_HZ / OUTPUT_HZ), shortest)
     return longest + longest % _EVEN
 
 

@@ -20,6 +20,7 @@ from omni.engine import (
     Failed,
     Generating,
     Part,
+    Prepared,
     PrepareDuplex,
     PrepareHalfDuplex,
     ReplyChunk,
@@ -148,6 +149,23 @@ def test_the_merged_replay_lasts_as_long_as_its_slots(tmp_path: Path) -> None:
     assert np.abs(left[5 * 16_000 : 5 * 16_000 + 9_000]).max() == 0
     assert np.abs(right[: 4 * 16_000 - 200]).max() < 1e-3
     assert np.abs(right[4 * 16_000 + 200 : 5 * 16_000 + 9_000]).max() > 0.2
+
+
+def test_the_replay_of_short_chunks_is_not_stretched(tmp_path: Path) -> None:
+    """Slots of at least 1 s made stutter of chunks of 200 ms."""
+    items: Items = [
+        (0.0, 0, PrepareDuplex(mode="audio_duplex", chunk_ms=200)),
+        (0.1, 0, Prepared(chunk_ms=200)),
+    ]
+    for n in range(5):
+        items.append((0.2 * (n + 1), n, AudioChunk(pcm=tone(0.2 if n < 4 else 0.1))))
+        items.append((0.2 * (n + 1), n, UnitResult(is_listen=True)))
+    folder = write_session(tmp_path / "d", "audio_duplex", items)
+
+    recording = finalised(folder)
+
+    assert recording["chunk_ms"] == 200
+    assert stereo(folder / "merged_replay.wav")[0].size == 5 * 3200
 
 
 def stereo(path: Path) -> tuple[Any, Any, int]:

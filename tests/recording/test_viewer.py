@@ -56,10 +56,12 @@ async def test_a_call_is_watched_while_it_ends(server: RunningOmni) -> None:
         await page.wait_for_function("document.querySelector('video').currentTime >= 7")
         pictures = await page.locator(".picture").count()
         length = await page.locator("#length").inner_text()
+        title = await page.locator("h1").inner_text()
 
     assert said == ["unit 4", "unit 8"]
     assert (pictures, errors) == (8, [])
     assert length != "Still running"
+    assert title.startswith("Conversation ")
 
 
 async def test_a_chat_with_markup_in_it_is_shown_as_text_and_commented(

@@ -12,6 +12,8 @@ import { toast } from "../ui/toast.js";
 /** @typedef {import("../lib/recording.js").Recording} Recording */
 
 const MAX_COMMENT_CHARS = 2000;
+/** What the server calls a session of itself; it has one word for all languages. */
+const OWN_TITLE = /^对话 (?=\d)/;
 const session = new RecordedSession(decodeURIComponent(location.pathname.split("/")[2] ?? ""));
 
 /** @param {Meta} meta */
@@ -24,11 +26,18 @@ function heading(meta) {
   showLength(length, meta);
   return h("header", { class: "viewer-head" },
     h("div", {},
-      h("h1", {}, meta.title || meta.session_id),
+      title(meta),
       h("p", { class: "viewer-facts" }, h("span", { class: "tag", t: `viewer.kind.${meta.app_type}` }), when, length, h("code", {}, meta.session_id))),
     h("div", { class: "viewer-buttons" },
       h("button", { class: "button", icon: "copy", t: "viewer.copy_link", on: { click: copyLink } }),
       h("a", { class: "button primary", icon: "download", t: "viewer.download", attrs: { href: session.downloadPath, download: `${session.id}.zip` } })));
+}
+
+/** @param {Meta} meta */
+function title(meta) {
+  const when = (meta.title ?? "").replace(OWN_TITLE, "");
+  if (!when || when === meta.title) return h("h1", {}, meta.title || meta.session_id);
+  return h("h1", { t: ["viewer.conversation", { when }] });
 }
 
 /** @param {HTMLElement} element @param {Meta} meta */
