@@ -15,8 +15,8 @@ from omni.log import log_path, set_up_logging
 from omni.messages import Status, WorkerView
 from omni.process import ROOT
 from omni.progress import Progress
-from omni.security.first_start import key_lines
 from omni.running import Running, announce, hold_run_dir, left_over, stop_running
+from omni.security.first_start import key_lines
 from omni.settings import ModelSettings, Settings
 from omni.table import render_table
 
