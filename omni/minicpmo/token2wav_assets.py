@@ -84,30 +84,33 @@ def load_assets(
     Raises: CheckpointError.
     """
     layout = find_layout(folder)
-    flow = _fill(
-        Flow,
-        flow_config(folder / "flow.yaml"),
-        read_tensors(folder / "flow.pt"),
-        folder / "flow.pt",
-    )
-    vocoder = load_vocoder(folder, layout)
     return Token2WavAssets(
         layout=layout,
-        flow=flow.to(device=device, dtype=flow_dtype),
-        vocoder=vocoder.to(device=device),
+        flow=load_flow(folder, device, flow_dtype),
+        vocoder=load_vocoder(folder, layout, device),
         speech_tokenizer=folder / "speech_tokenizer_v2_25hz.onnx",
         speaker_encoder=folder / "campplus.onnx",
     )
 
 
-def load_vocoder(folder: Path, layout: Layout) -> Hift | CausalHift:
-    """Return the streaming vocoder of *folder*: hift.pt in either layout."""
+def load_flow(folder: Path, device: torch.device, dtype: torch.dtype) -> Flow:
+    """Return the flow of *folder* on *device* in *dtype*."""
+    path = folder / "flow.pt"
+    flow = _fill(Flow, flow_config(folder / "flow.yaml"), read_tensors(path), path, device, dtype)
+    return flow.to(device=device, dtype=dtype)
+
+
+def load_vocoder(
+    folder: Path, layout: Layout, device: torch.device = torch.device("cpu")
+) -> Hift | CausalHift:
+    """Return the streaming vocoder of *folder* on *device*: hift.pt in either layout."""
     path = folder / "hift.pt"
     tensors = {name.removeprefix("generator."): value for name, value in read_tensors(path).items()}
+    config, folded = hift_config(tensors, path), fold_vocoder(tensors)
     if layout is Layout.HIFT:
-        return _fill(Hift, hift_config(tensors, path), fold_vocoder(tensors), path)
+        return _fill(Hift, config, folded, path, device).to(device)
     check_causal_config(folder / "config.yaml")
-    return _fill(CausalHift, hift_config(tensors, path), fold_vocoder(tensors), path)
+    return _fill(CausalHift, config, folded, path, device).to(device)
 
 
 def flow_config(path: Path) -> FlowConfig:
@@ -212,11 +215,22 @@ def fold_vocoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
-def _fill(kind: type[Module], config: Any, tensors: Mapping[str, Tensor], path: Path) -> Module:
-    """Return a *kind* built from *config* and filled; *config* is Any: each kind takes its own."""
+def _fill(
+    kind: type[Module],
+    config: Any,  # each kind takes its own
+    tensors: Mapping[str, Tensor],
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Module:
+    """Return a *kind* of *config*, its weights on *device*, in *dtype* or that of the module.
+
+    What is no weight stays on the CPU.
+    """
     with _NothingDrawn():
         module = kind(config)
-    wanted = {name: value.shape for name, value in module.state_dict().items()}
+    own = module.state_dict()
+    wanted = {name: value.shape for name, value in own.items()}
     problems = [
         _listed("missing", [name for name in wanted if name not in tensors]),
         _listed("unknown", [name for name in tensors if name not in wanted]),
@@ -231,7 +245,13 @@ def _fill(kind: type[Module], config: Any, tensors: Mapping[str, Tensor], path: 
     ]
     if any(problems):
         _refuse(path, "; ".join(filter(None, problems)))
-    module.load_state_dict(tensors)
+    # From the mapped file straight to where it stays: filling the module's own memory first takes
+    # longer than everything else. A copy in any case, as the file may change.
+    placed = {
+        name: tensors[name].to(device, dtype or value.dtype, copy=True)
+        for name, value in own.items()
+    }
+    module.load_state_dict(placed, assign=True)
     return module.requires_grad_(False).eval()
 
 

@@ -81,7 +81,7 @@ class Tokenizer:
 
     def __init__(self, raw: str, config: Mapping[str, Any]) -> None:
         self._trusting = tokenizers.Tokenizer.from_str(raw)
-        self._plain = tokenizers.Tokenizer.from_str(raw)
+        self._plain = _twin(self._trusting)
         self._plain.encode_special_tokens = True
         # Any: tokenizer_config.json has no schema; each field is checked where it is read.
         self.config: Mapping[str, Any] = config
@@ -129,6 +129,23 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skips_special: bool = True) -> str:
         """Return the text of *ids*; incomplete characters become U+FFFD."""
         return self._trusting.decode(list(ids), skip_special_tokens=skips_special)
+
+
+def _twin(first: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Return a tokenizer that encodes as *first* and has options of its own.
+
+    Both share the vocabulary: reading it again takes half a second, in which no thread runs.
+    """
+    twin = tokenizers.Tokenizer(first.model)
+    if first.normalizer is not None:
+        twin.normalizer = first.normalizer
+    if first.pre_tokenizer is not None:
+        twin.pre_tokenizer = first.pre_tokenizer
+    added = first.get_added_tokens_decoder()
+    twin.add_tokens([added[number] for number in sorted(added)])
+    if twin.get_added_tokens_decoder() != added:
+        raise CheckpointError("the added tokens leave gaps between their ids: not a MiniCPM-o 4.5")
+    return twin
 
 
 class TextStream:
