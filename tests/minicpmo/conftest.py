@@ -6,13 +6,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from attrs import frozen
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from omni.engine import Close, Slot
 from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
+from omni.minicpmo.model.flow_cache import CacheTrim
+from omni.minicpmo.setup import EngineOptions
+from tests.minicpmo.driver import Driver, golden_driver, slots
+from tests.minicpmo.executor import Executor
+from tests.minicpmo.script import Script
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -65,3 +73,46 @@ def model(checkpoint_dir: Path) -> MiniCpmO:
 def inference() -> Iterator[None]:
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="session")
+def stream(expected: Callable[[str], Golden]) -> NDArray[np.float32]:
+    """The golden speech at 16 kHz. Nobody changes it."""
+    samples: NDArray[np.float32] = expected("c_mel").tensors["stream_i16"].float().numpy() / 32768
+    return samples
+
+
+@pytest.fixture(scope="module")
+def script() -> Script:
+    """What the module's engine says instead of what it draws; `slot` clears it."""
+    return Script()
+
+
+@pytest.fixture(scope="module")
+def driver(
+    checkpoint_dir: Path, expected: Callable[[str], Golden], script: Script
+) -> Iterator[Driver]:
+    """The golden engine. Modules that need another one have a fixture of the same name."""
+    options = EngineOptions(trim=CacheTrim.V105, choose=script)
+    made = golden_driver(checkpoint_dir, expected("i_flow").tensors["noise"], options)
+    yield made
+    made.engine.close()
+
+
+@pytest.fixture
+def executor(driver: Driver) -> Iterator[Executor]:
+    """The engine's modules without its step loop."""
+    made = Executor(driver.engine.loaded)
+    yield made
+    made.release()
+
+
+@pytest.fixture
+def slot(driver: Driver, script: Script) -> Iterator[Slot]:
+    """A free slot of the engine, which must be left clean."""
+    made = slots(1)[0]
+    driver.events.clear()
+    yield made
+    script.tokens.clear()
+    driver.step(made, Close())
+    assert driver.is_clean(0)

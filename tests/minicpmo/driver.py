@@ -13,7 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from omni.engine import Arrival, Buffer, Capabilities, Failed, SessionEvent, SessionInput, Slot
+from omni.engine import (
+    Arrival,
+    Buffer,
+    Capabilities,
+    ChatDone,
+    Failed,
+    SessionEvent,
+    SessionInput,
+    Slot,
+)
 from omni.minicpmo.engine import MiniCPMOEngine
 from omni.minicpmo.model.flow_cache import CacheTrim
 from omni.minicpmo.runner import Runner
@@ -67,6 +76,11 @@ class Driver:
         event = self.events[slot].pop(0)
         assert isinstance(event, kind), event
         return event
+
+    def until_done(self, slot: Slot) -> list[SessionEvent]:
+        """Return the events of *slot* up to the end of its request."""
+        self.until(lambda: any(isinstance(e, ChatDone | Failed) for e in self.events[slot]))
+        return self.events.pop(slot)
 
     def ask(self, slot: Slot, message: SessionInput, kind: type[E]) -> E:
         """Give *message* to *slot* and return the next event, which must be a *kind*."""

@@ -1,8 +1,7 @@
 """Chat: the golden answers, and what a client of the engine can rely on."""
 
 import io
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from omni.engine import (
     ChatDone,
     ChatMessage,
     ChatRequest,
-    Close,
     Failed,
     Part,
     PrefillDone,
@@ -30,16 +28,14 @@ from omni.errors import ContextExhausted
 from omni.minicpmo.answer import Answer, AnswerRules
 from omni.minicpmo.chat import answer_turn, chat, read_turn
 from omni.minicpmo.code_sampling import CodeSampling
-from omni.minicpmo.model.flow_cache import CacheTrim
 from omni.minicpmo.outlet import Costs, Outlet
 from omni.minicpmo.prompt import ChatOptions, Message
 from omni.minicpmo.sampling import TextSampling
 from omni.minicpmo.session import Session
-from omni.minicpmo.setup import EngineOptions
 from omni.minicpmo.work import Draw, Feed, Ids, Program, Speak, Spoken, Vocode
 from omni.minicpmo.work import done as wait_for
 from tests.minicpmo.conftest import Golden
-from tests.minicpmo.driver import Driver, golden_driver, heard, pcm, slots
+from tests.minicpmo.driver import Driver, heard, pcm, slots
 from tests.minicpmo.executor import Executor
 from tests.minicpmo.pictures import golden_picture
 from tests.minicpmo.script import Script
@@ -51,34 +47,6 @@ LEAD_SAMPLES = 3840  # zeros in front of the reference's sound, which are not se
 GREEDY = TextSampling(is_greedy=True)
 GREEDY_CODES = CodeSampling(is_greedy=True)
 CASES = ("text", "text_history", "image", "audio", "mixed", "speech0", "speech1")
-
-
-@pytest.fixture(scope="module")
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture(scope="module")
-def driver(
-    checkpoint_dir: Path, expected: Callable[[str], Golden], script: Script
-) -> Iterator[Driver]:
-    options = EngineOptions(trim=CacheTrim.V105, choose=script)
-    made = golden_driver(checkpoint_dir, expected("i_flow").tensors["noise"], options)
-    yield made
-    made.engine.close()
-
-
-@pytest.fixture
-def executor(driver: Driver) -> Iterator[Executor]:
-    made = Executor(driver.engine.loaded)
-    yield made
-    made.release()
-
-
-@pytest.fixture(scope="module")
-def stream(expected: Callable[[str], Golden]) -> NDArray[np.float32]:
-    samples: NDArray[np.float32] = expected("c_mel").tensors["stream_i16"].float().numpy() / 32768
-    return samples
 
 
 def part_of(item: Any, stream: NDArray[np.float32]) -> Part:
@@ -223,32 +191,15 @@ def test_the_sound_of_an_answer_is_the_golden_one(
 # --- what clients can rely on -------------------------------------------------------------------
 
 
-@pytest.fixture
-def slot(driver: Driver, script: Script) -> Iterator[Slot]:
-    """A free slot of the engine, which must be left clean."""
-    made = slots(1)[0]
-    driver.events.clear()
-    yield made
-    script.tokens.clear()
-    driver.step(made, Close())
-    assert driver.is_clean(0)
-
-
 def said(text: str, **options: Any) -> ChatRequest:
     """Return a request with one message."""
     message = ChatMessage(role="user", parts=(Part(kind="text", text=text),))
     return ChatRequest(messages=(message,), **options)
 
 
-def events_until_done(driver: Driver, slot: Slot) -> list[SessionEvent]:
-    """Return the events of *slot* up to `ChatDone`."""
-    driver.until(lambda: any(isinstance(e, ChatDone | Failed) for e in driver.events[slot]))
-    return driver.events.pop(slot)
-
-
 def ask(driver: Driver, slot: Slot, request: ChatRequest) -> tuple[list[SessionEvent], ChatDone]:
     driver.step(slot, request)
-    events = events_until_done(driver, slot)
+    events = driver.until_done(slot)
     assert isinstance(events[-1], ChatDone), events[-1]
     return events, events[-1]
 
@@ -309,7 +260,7 @@ def test_an_answer_is_the_same_beside_others(driver: Driver, slot: Slot) -> None
 
     assert beside.text == alone.text
     for other in others:
-        events_until_done(driver, other)
+        driver.until_done(other)
 
 
 def test_the_first_sound_leaves_before_the_text_is_complete(
@@ -468,7 +419,7 @@ def test_a_stop_ends_the_answer_with_what_there_is(driver: Driver, slot: Slot) -
     driver.until(lambda: any(isinstance(event, ReplyChunk) for event in driver.events[slot]))
 
     driver.step(slot, StopAnswer())
-    events = events_until_done(driver, slot)
+    events = driver.until_done(slot)
 
     done = events[-1]
     assert isinstance(done, ChatDone)
@@ -565,9 +516,8 @@ def test_what_cannot_be_answered_is_refused(
     driver: Driver, slot: Slot, request_: ChatRequest, words: str
 ) -> None:
     driver.step(slot, request_)
-    driver.until(lambda: any(isinstance(e, ChatDone | Failed) for e in driver.events[slot]))
 
-    failed = driver.events[slot][-1]
+    failed = driver.until_done(slot)[-1]
     assert isinstance(failed, Failed) and failed.fatal
     assert words in failed.message
 
@@ -593,6 +543,6 @@ def test_a_chunk_of_sound_does_not_disturb_an_answer(driver: Driver, slot: Slot)
     driver.step(slot, said("Hello", max_new_tokens=5, min_new_tokens=5))
     driver.step(slot, AudioChunk(pcm=pcm(np.zeros(1600, np.float32))))
 
-    events = events_until_done(driver, slot)
+    events = driver.until_done(slot)
 
     assert isinstance(events[-1], ChatDone)

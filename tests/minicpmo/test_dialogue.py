@@ -1,7 +1,6 @@
 """The golden half-duplex run, and the rounds of a dialogue: exact spans, window, roll-back."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -18,40 +17,17 @@ from omni.minicpmo.answer import AnswerRules
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.content import Content, MediaOptions, read_message
 from omni.minicpmo.dialogue import Dialogue, Mark
-from omni.minicpmo.model.flow_cache import CacheTrim
 from omni.minicpmo.outlet import Costs, Outlet
 from omni.minicpmo.replies import Replies, Reply, utterance
 from omni.minicpmo.sampling import HALF_DUPLEX_SAMPLING, TextRule
-from omni.minicpmo.setup import EngineOptions
 from omni.minicpmo.voice import Voice
 from omni.minicpmo.work import Feed, Ids, Join, Program, Speak, SpeakOn, Spoken, Vocode, done
 from tests.minicpmo.conftest import Golden
-from tests.minicpmo.driver import Driver, golden_driver, heard
+from tests.minicpmo.driver import heard
 from tests.minicpmo.executor import Executor
 from tests.minicpmo.test_chat import LEAD_SAMPLES, LOGITS, WAVE, part_of
 
 GREEDY_CODES = CodeSampling(is_greedy=True)
-
-
-@pytest.fixture(scope="module")
-def driver(checkpoint_dir: Path, expected: Callable[[str], Golden]) -> Iterator[Driver]:
-    options = EngineOptions(trim=CacheTrim.V105)
-    made = golden_driver(checkpoint_dir, expected("i_flow").tensors["noise"], options)
-    yield made
-    made.engine.close()
-
-
-@pytest.fixture
-def executor(driver: Driver) -> Iterator[Executor]:
-    made = Executor(driver.engine.loaded)
-    yield made
-    made.release()
-
-
-@pytest.fixture(scope="module")
-def stream(expected: Callable[[str], Golden]) -> NDArray[np.float32]:
-    samples: NDArray[np.float32] = expected("c_mel").tensors["stream_i16"].float().numpy() / 32768
-    return samples
 
 
 def rules_of(executor: Executor, step: Any) -> AnswerRules:

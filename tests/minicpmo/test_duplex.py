@@ -69,12 +69,6 @@ def driver(
     made.engine.close()
 
 
-@pytest.fixture(scope="module")
-def stream(expected: Callable[[str], Golden]) -> NDArray[np.float32]:
-    samples: NDArray[np.float32] = expected("c_mel").tensors["stream_i16"].float().numpy() / 32768
-    return samples
-
-
 @pytest.fixture
 def voices(stream: NDArray[np.float32]) -> dict[str, Buffer]:
     """The reference audio of the golden runs, for the persona and for the sound."""

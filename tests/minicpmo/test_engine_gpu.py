@@ -45,12 +45,6 @@ def driver(
     made.engine.close()
 
 
-@pytest.fixture
-def stream(expected: Callable[[str], Golden]) -> NDArray[np.float32]:
-    samples = expected("c_mel").tensors["stream_i16"].float().numpy() / 32768
-    return np.asarray(samples, dtype=np.float32)
-
-
 def test_an_audio_call_is_the_golden_one(
     driver: Driver, expected: Callable[[str], Golden], stream: NDArray[np.float32]
 ) -> None:

@@ -45,26 +45,10 @@ PREPARE = PrepareHalfDuplex(
 
 
 @pytest.fixture(scope="module")
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture(scope="module")
 def driver(checkpoint_dir: Path, script: Script) -> Iterator[Driver]:
     made = Driver(checkpoint_dir, EngineOptions(choose=script))
     yield made
     made.engine.close()
-
-
-@pytest.fixture
-def slot(driver: Driver, script: Script) -> Iterator[Slot]:
-    """A free slot of the engine, which must be left clean."""
-    made = slots(1)[0]
-    driver.events.clear()
-    yield made
-    script.tokens.clear()
-    driver.step(made, Close())
-    assert driver.is_clean(0)
 
 
 @pytest.fixture(scope="module")

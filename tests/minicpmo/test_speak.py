@@ -1,8 +1,6 @@
 """Reading aloud: the text is spoken as the model's own answer, whoever else is being answered."""
 
-from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from omni.engine import (
     ChatDone,
     ChatMessage,
     ChatRequest,
-    Failed,
     Part,
     PrefillDone,
     ReplyChunk,
@@ -23,12 +20,9 @@ from omni.engine import (
     SpeakRequest,
     StopAnswer,
 )
-from omni.minicpmo.model.flow_cache import CacheTrim
-from omni.minicpmo.setup import EngineOptions
 from omni.minicpmo.speak import MAX_PASSAGE_WIDTH, passages, speak
 from omni.minicpmo.work import EncodeAudio, Feed, Ids, Speak, Vocode
-from tests.minicpmo.conftest import Golden
-from tests.minicpmo.driver import Driver, golden_driver, heard, pcm, slots
+from tests.minicpmo.driver import Driver, heard, pcm, slots
 from tests.minicpmo.executor import Executor
 
 WAVE = 5e-3  # an f0 error of 1e-6 grows with the accumulated phase
@@ -36,34 +30,9 @@ TEXT = "The ship left early. Nobody had slept! 十二个人在船上。"
 LONG = "All of it was said before, and nobody listened to a word of what was said. " * 7
 
 
-@pytest.fixture(scope="module")
-def driver(checkpoint_dir: Path, expected: Callable[[str], Golden]) -> Iterator[Driver]:
-    options = EngineOptions(trim=CacheTrim.V105)
-    made = golden_driver(checkpoint_dir, expected("i_flow").tensors["noise"], options)
-    yield made
-    made.engine.close()
-
-
-@pytest.fixture
-def executor(driver: Driver) -> Iterator[Executor]:
-    made = Executor(driver.engine.loaded)
-    yield made
-    made.release()
-
-
-@pytest.fixture
-def slot() -> Slot:
-    return slots(1)[0]
-
-
 def read_out(driver: Driver, slot: Slot, request: SpeakRequest) -> list[SessionEvent]:
     driver.step(slot, request)
-    return until_done(driver, slot)
-
-
-def until_done(driver: Driver, slot: Slot) -> list[SessionEvent]:
-    driver.until(lambda: any(isinstance(e, ChatDone | Failed) for e in driver.events[slot]))
-    return driver.events.pop(slot)
+    return driver.until_done(slot)
 
 
 def sound_of(events: list[SessionEvent]) -> NDArray[np.float32]:
@@ -151,7 +120,7 @@ def test_a_reading_is_the_same_beside_others(driver: Driver, slot: Slot) -> None
 
     np.testing.assert_allclose(beside, alone, rtol=0, atol=WAVE)
     for other in (chatter, reader):
-        until_done(driver, other)
+        driver.until_done(other)
 
 
 def test_a_long_text_is_read_in_passages_that_a_small_cache_holds(
@@ -184,7 +153,7 @@ def test_a_stop_ends_the_reading_with_what_was_read(driver: Driver, slot: Slot) 
 
     driver.step(slot, StopAnswer())
 
-    done = until_done(driver, slot)[-1]
+    done = driver.until_done(slot)[-1]
     assert isinstance(done, ChatDone) and done.finish_reason == "cancelled"
     assert LONG.startswith(done.text) and len(done.text) < len(LONG)
     assert driver.is_clean(0)

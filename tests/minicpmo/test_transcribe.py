@@ -13,7 +13,6 @@ from omni.engine import (
     ChatDone,
     ChatMessage,
     ChatRequest,
-    Failed,
     Part,
     SessionEvent,
     Slot,
@@ -33,27 +32,10 @@ VOICE = Path(__file__).parents[2] / "omni" / "assets" / "default_voice.wav"
 
 
 @pytest.fixture(scope="module")
-def script() -> Script:
-    return Script()
-
-
-@pytest.fixture(scope="module")
 def driver(checkpoint_dir: Path, script: Script) -> Iterator[Driver]:
     made = Driver(checkpoint_dir, EngineOptions(choose=script))
     yield made
     made.engine.close()
-
-
-@pytest.fixture
-def executor(driver: Driver) -> Iterator[Executor]:
-    made = Executor(driver.engine.loaded)
-    yield made
-    made.release()
-
-
-@pytest.fixture
-def slot() -> Slot:
-    return slots(1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +49,7 @@ def recording() -> NDArray[np.float32]:
 
 def written(driver: Driver, slot: Slot, request: TranscribeRequest) -> list[SessionEvent]:
     driver.step(slot, request)
-    return until_done(driver, slot)
-
-
-def until_done(driver: Driver, slot: Slot) -> list[SessionEvent]:
-    driver.until(lambda: any(isinstance(e, ChatDone | Failed) for e in driver.events[slot]))
-    return driver.events.pop(slot)
+    return driver.until_done(slot)
 
 
 def says(driver: Driver, *texts: str) -> list[int]:
@@ -148,7 +125,7 @@ def test_a_transcript_is_the_same_beside_others(
     assert [event for event in beside if isinstance(event, TranscriptSegment)] == [
         event for event in alone if isinstance(event, TranscriptSegment)
     ]
-    until_done(driver, other)
+    driver.until_done(other)
 
 
 def test_talk_without_an_end_is_cut(
@@ -184,7 +161,7 @@ def test_a_stop_ends_with_what_was_written(
 
     driver.step(slot, StopAnswer())
 
-    done = until_done(driver, slot)[-1]
+    done = driver.until_done(slot)[-1]
     script.tokens.clear()
     assert isinstance(done, ChatDone) and done.finish_reason == "cancelled"
     assert set(done.text.split()) == {"word"} and len(done.text.split()) < 20

@@ -42,12 +42,6 @@ def start(checkpoint_dir: Path) -> Iterator[Callable[..., Driver]]:
         driver.engine.close()
 
 
-@pytest.fixture
-def stream(expected: Callable[[str], Golden]) -> NDArray[np.float32]:
-    samples: NDArray[np.float32] = expected("c_mel").tensors["stream_i16"].float().numpy() / 32768
-    return samples
-
-
 def keys_of(driver: Driver, layer: int) -> Tensor:
     """Return (heads, tokens, D) of slot 0."""
     kv = driver.runner.kv
