@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import aiohttp
 import numpy as np
@@ -29,10 +30,7 @@ def server(start_omni: StartOmni) -> Iterator[RunningOmni]:
 @pytest.fixture
 async def client(server: RunningOmni) -> AsyncIterator[AsyncOpenAI]:
     """OpenAI's client; it tries nothing twice."""
-    base_url = f"{server.address}/v1"
-    async with AsyncOpenAI(
-        base_url=base_url, api_key="any", max_retries=0, timeout=TIMEOUT_S
-    ) as made:
+    async with sdk(server) as made:
         yield made
 
 
@@ -50,6 +48,18 @@ async def http(server: RunningOmni) -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(TIMEOUT_S)
     async with aiohttp.ClientSession(server.address, timeout=timeout) as session:
         yield session
+
+
+@asynccontextmanager
+async def sdk(
+    server: RunningOmni, max_retries: int = 0, timeout_s: float = TIMEOUT_S
+) -> AsyncIterator[AsyncOpenAI]:
+    """OpenAI's client of *server*."""
+    base_url = f"{server.address}/v1"
+    async with AsyncOpenAI(
+        base_url=base_url, api_key="any", max_retries=max_retries, timeout=timeout_s
+    ) as made:
+        yield made
 
 
 def picture_url(size: tuple[int, int] = (64, 48), kind: str = "PNG") -> str:

@@ -10,11 +10,11 @@ import aiohttp
 import openai
 import pytest
 from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 from omni.messages import Status
 from tests.conftest import RunningOmni, StartOmni
-from tests.openai.conftest import MODEL, TIMEOUT_S, sound_file
+from tests.openai.conftest import MODEL, TIMEOUT_S, sdk, sound_file
 from tests.realtime.client import connected
 
 ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "one two"}]
@@ -36,15 +36,6 @@ def crowded(start_omni: StartOmni) -> Iterator[RunningOmni]:
     running = start_omni(settings)
     yield running
     running.stop()
-
-
-@asynccontextmanager
-async def sdk(server: RunningOmni, max_retries: int = 0) -> AsyncIterator[AsyncOpenAI]:
-    base_url = f"{server.address}/v1"
-    async with AsyncOpenAI(
-        base_url=base_url, api_key="any", max_retries=max_retries, timeout=TIMEOUT_S
-    ) as client:
-        yield client
 
 
 @asynccontextmanager
@@ -70,12 +61,14 @@ async def until(server: RunningOmni, waiting: int, served: int) -> None:
             await asyncio.sleep(0.005)
 
 
+def asks(group: asyncio.TaskGroup, client: AsyncOpenAI, name: str) -> asyncio.Task[ChatCompletion]:
+    return group.create_task(client.chat.completions.create(model=MODEL, messages=ASK), name=name)
+
+
 async def test_a_request_waits_in_silence_and_is_answered(crowded: RunningOmni) -> None:
     async with sdk(crowded) as client, asyncio.TaskGroup() as group:
         async with held(crowded):
-            asked = group.create_task(
-                client.chat.completions.create(model=MODEL, messages=ASK), name="asked"
-            )
+            asked = asks(group, client, "asked")
             await until(crowded, waiting=1, served=1)
 
     assert asked.result().choices[0].message.content == "one two"
@@ -115,9 +108,7 @@ async def test_a_full_line_is_a_rate_limit_with_a_time_to_come_back(
     crowded: RunningOmni, stream: bool
 ) -> None:
     async with sdk(crowded) as client, held(crowded), asyncio.TaskGroup() as group:
-        waits = group.create_task(
-            client.chat.completions.create(model=MODEL, messages=ASK), name="waits"
-        )
+        waits = asks(group, client, "waits")
         await until(crowded, waiting=1, served=1)
         with pytest.raises(openai.RateLimitError) as caught:
             await client.chat.completions.create(model=MODEL, messages=ASK, stream=stream)
@@ -134,9 +125,7 @@ async def test_a_full_line_is_a_rate_limit_on_every_way_in(
     crowded: RunningOmni, path: str
 ) -> None:
     async with sdk(crowded) as client, held(crowded), asyncio.TaskGroup() as group:
-        waits = group.create_task(
-            client.chat.completions.create(model=MODEL, messages=ASK), name="waits"
-        )
+        waits = asks(group, client, "waits")
         await until(crowded, waiting=1, served=1)
         with pytest.raises(openai.RateLimitError):
             if path == "audio/speech":
@@ -150,13 +139,9 @@ async def test_a_full_line_is_a_rate_limit_on_every_way_in(
 async def test_openai_s_client_comes_back_when_it_was_told_to(crowded: RunningOmni) -> None:
     async with sdk(crowded, max_retries=5) as client, asyncio.TaskGroup() as group:
         async with held(crowded):
-            waits = group.create_task(
-                client.chat.completions.create(model=MODEL, messages=ASK), name="waits"
-            )
+            waits = asks(group, client, "waits")
             await until(crowded, waiting=1, served=1)
-            again = group.create_task(
-                client.chat.completions.create(model=MODEL, messages=ASK), name="again"
-            )
+            again = asks(group, client, "again")
             async with asyncio.timeout(TIMEOUT_S):
                 while (await crowded.status()).counters.get("queue_full", 0) == 0:
                     await asyncio.sleep(0.02)
@@ -167,9 +152,7 @@ async def test_openai_s_client_comes_back_when_it_was_told_to(crowded: RunningOm
 
 async def test_a_client_that_leaves_the_line_gives_its_place_up(crowded: RunningOmni) -> None:
     async with sdk(crowded) as client, held(crowded), asyncio.TaskGroup() as group:
-        waits = group.create_task(
-            client.chat.completions.create(model=MODEL, messages=ASK), name="waits"
-        )
+        waits = asks(group, client, "waits")
         await until(crowded, waiting=1, served=1)
 
         waits.cancel()
@@ -213,9 +196,7 @@ async def test_a_request_whose_client_leaves_frees_its_slot(crowded: RunningOmni
     crowded.kill("worker-0", signal.SIGSTOP)
     try:
         async with sdk(crowded) as client, asyncio.TaskGroup() as group:
-            asked = group.create_task(
-                client.chat.completions.create(model=MODEL, messages=ASK), name="asked"
-            )
+            asked = asks(group, client, "asked")
             await until(crowded, waiting=0, served=1)
 
             asked.cancel()

@@ -13,7 +13,7 @@ from omni.audio import OUTPUT_HZ, waveform_from_pcm16
 from omni.containers import read_sound
 from tests.conftest import RunningOmni, StartOmni
 from tests.minicpmo.test_video import RATE_HZ, make_video
-from tests.openai.conftest import MODEL, TIMEOUT_S, picture_url, sound_file
+from tests.openai.conftest import MODEL, TIMEOUT_S, picture_url, sdk, sound_file
 
 pytest.importorskip("torch")
 from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint  # noqa: E402  # needs torch
@@ -35,10 +35,7 @@ def seer(
 
 @pytest.fixture
 async def client(seer: RunningOmni) -> AsyncIterator[AsyncOpenAI]:
-    base_url = f"{seer.address}/v1"
-    async with AsyncOpenAI(
-        base_url=base_url, api_key="any", max_retries=0, timeout=2 * TIMEOUT_S
-    ) as made:
+    async with sdk(seer, timeout_s=2 * TIMEOUT_S) as made:
         yield made
 
 

@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 from omni.audio import OUTPUT_HZ, resample, waveform_from_pcm16
 from omni.pocket.hearing import Hearing
 from tests.conftest import RunningOmni, StartOmni
-from tests.openai.conftest import MODEL, TIMEOUT_S, picture_url
+from tests.openai.conftest import MODEL, TIMEOUT_S, picture_url, sdk
 from tests.pocket.conftest import hearing, lexicon, voice, word_error_rate
 
 __all__ = ["hearing", "lexicon", "voice"]  # fixtures
@@ -28,10 +28,7 @@ def talker(start_omni: StartOmni) -> Iterator[RunningOmni]:
 
 @pytest.fixture
 async def speaker(talker: RunningOmni) -> AsyncIterator[AsyncOpenAI]:
-    base_url = f"{talker.address}/v1"
-    async with AsyncOpenAI(
-        base_url=base_url, api_key="any", max_retries=0, timeout=2 * TIMEOUT_S
-    ) as made:
+    async with sdk(talker, timeout_s=2 * TIMEOUT_S) as made:
         yield made
 
 
