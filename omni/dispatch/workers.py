@@ -104,8 +104,9 @@ class PeerTable:
         self._names[peer.name] = peer
         if peer.role == "worker":
             record = self.records.setdefault(peer.name, WorkerRecord(peer.name))
+            if (record.pid, record.host) != (peer.pid, peer.host):  # else: away for a moment only
+                record.starts += 1
             record.pid, record.gpu, record.host = peer.pid, peer.gpu, peer.host
-            record.starts += 1
             record.expected, record.gone_at_s = True, None
             record.heard_at_s = peer.heard_at_s
 

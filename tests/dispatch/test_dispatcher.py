@@ -865,6 +865,18 @@ def test_status_shows_a_lost_worker_as_offline_and_counts_restarts() -> None:
     assert (status.workers[0].state, status.workers[0].restarts) == ("offline", 1)
 
 
+def test_a_worker_that_was_only_silent_was_not_restarted() -> None:
+    desk = ready_desk()
+    desk.lose("worker-0")
+    desk.worker()
+
+    desk.say("web-0", StatusQuery(request=1))
+
+    [status] = desk.told("web-0", Status)
+    assert isinstance(status, Status)
+    assert (status.workers[0].state, status.workers[0].restarts) == ("ready", 0)
+
+
 def test_uptime_begins_with_the_broker() -> None:
     desk = ready_desk()
     desk.now_s = START_S + 12.5
