@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from omni.certificate import server_context
 from omni.diagnostics import Diagnostics
@@ -49,7 +51,6 @@ from omni.routes import (
 from omni.routes.app_table import STATE_FILE, AppTable
 from omni.routes.errors import errors_as_json
 from omni.routes.gate import GUARD, Guard, gate
-from omni.routes.metrics import EXPOSITION, get_metrics, measured, watch_loop
 from omni.routes.keys import (
     APPS,
     AUDIO_MEMORY,
@@ -65,8 +66,9 @@ from omni.routes.keys import (
     SOUND_FILES,
     VOICES,
 )
+from omni.routes.metrics import EXPOSITION, get_metrics, measured, watch_loop
 from omni.routes.openapi import get_openapi, openapi_document
-from omni.routes.pages import add_pages, page_headers
+from omni.routes.pages import add_pages, careful_headers, page_headers
 from omni.routes.preset_files import load_presets
 from omni.settings import Settings
 from omni.sound_files import SoundFiles
@@ -104,7 +106,8 @@ def make_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(_linked)
     app.cleanup_ctx.append(watch_loop)
     app.on_shutdown.append(_end_sessions)
-    app[GUARD].is_ephemeral = partial(openai_realtime.verify_client_secret, app)
+    app.on_response_prepare.append(careful_headers)
+    app[GUARD].maker_of_ephemeral = partial(openai_realtime.maker_of_secret, app)
     add_routes(app)
     app[OPENAPI] = openapi_document(app)
     return app
@@ -237,6 +240,14 @@ async def serve(settings: Settings) -> None:
         await runner.cleanup()
 
 
+def _without_content(record: logging.LogRecord) -> bool:
+    """Leave out of aiohttp's log what was sent instead of HTTP: it may be words, or a key."""
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.exc_info = None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
+
+
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return what makes the fastest event loop here; None: asyncio's own."""
     try:
@@ -251,6 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = process_settings(argv)
     allow_many_files()
     set_up_logging(NAME, settings.fabric.run_dir)
+    server_logger.addFilter(_without_content)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve(settings))

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import orjson
 from aiohttp import web
-from attrs import frozen
+from attrs import evolve, frozen
 
 from omni.errors import (
     Forbidden,
@@ -59,7 +59,7 @@ _LARGE = {
     "/v1/audio/translations",
 }
 _STATIC = "/static"
-#: The one route that ephemeral keys open, and what stands for all of them.
+#: The one route that ephemeral keys open, and what stands for those that no key made.
 _REALTIME = "/v1/realtime"
 _EPHEMERAL = Key(id="ephemeral", kind="api", name="of /v1/realtime/client_secrets", sha256="")
 #: Where a turn is answered without a WebSocket: it holds a session, too.
@@ -89,7 +89,11 @@ VISITOR = web.RequestKey("visitor", Visitor)
 
 
 class Guard:
-    """What the gate knows. is_ephemeral: knows the short-lived keys of realtime sessions."""
+    """What the gate knows.
+
+    maker_of_ephemeral: tells of a short-lived key of realtime sessions the id of the key that made
+    it, "" where no key did; None for any other text.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.security
@@ -97,9 +101,9 @@ class Guard:
         self.is_locked = is_locked(settings.security, self.only_loopback)
         self.is_tls = settings.web.https
         self.book = KeyBook(Path(settings.service.data_dir), settings.security)
-        self.is_ephemeral: Callable[[str], bool] = lambda text: False
+        self.maker_of_ephemeral: Callable[[str], str | None] = lambda text: None
         self.limits = Limits()
-        self._owners: dict[str, str] = {}  # of live sessions, by client id
+        self._owners: dict[str, list[str]] = {}  # of live sessions, by client id
         self._max_large, self._max_small = (
             settings.web.max_body_mb * 2**20,
             settings.security.max_small_body_kb * 2**10,
@@ -167,20 +171,20 @@ class Guard:
         if not visitor.key_id or not client_id:
             yield
             return
-        before = self._owners.get(client_id)
-        self._owners[client_id] = visitor.key_id
+        self._owners.setdefault(client_id, []).append(visitor.key_id)
         try:
             yield
         finally:
-            if before is None:
-                self._owners.pop(client_id, None)
-            else:
-                self._owners[client_id] = before
+            self._owners[client_id].remove(visitor.key_id)
+            if not self._owners[client_id]:
+                del self._owners[client_id]
 
-    def may_end(self, visitor: Visitor, client_id: str) -> bool:
-        """True when *visitor* may end the session *client_id*: its own, or anybody's as admin."""
-        is_own = bool(visitor.key_id) and self._owners.get(client_id) == visitor.key_id
-        return visitor.is_admin or is_own
+    def owns(self, visitor: Visitor, client_id: str) -> bool:
+        """True when the session *client_id* is *visitor*'s own, or *visitor* the admin.
+
+        Anybody can open a socket with the id of another's session; nobody comes to own it so.
+        """
+        return visitor.is_admin or set(self._owners.get(client_id, ())) == {visitor.key_id}
 
     def cookie_for(self, key: Key) -> str:
         """Return the cookie of a browser that has shown *key*."""
@@ -194,13 +198,19 @@ class Guard:
 
     def _key_of(self, request: web.Request, address: str, pattern: str) -> Key | None:
         if (text := _shown_key(request)) is not None:
-            if pattern == _REALTIME and self.is_ephemeral(text):
-                return _EPHEMERAL
-            return self.find(text, address)
+            maker = self.maker_of_ephemeral(text) if pattern == _REALTIME else None
+            return self.find(text, address) if maker is None else self._ephemeral_of(maker)
         if not (cookie := request.cookies.get(COOKIE)):
             return None
         key_id = key_id_of(cookie, self.book.signing_secret(), time.time())
         return None if key_id is None else self.book.with_id(key_id)
+
+    def _ephemeral_of(self, maker: str) -> Key | None:
+        """Return what an ephemeral key counts as: its maker's, and gone when that is removed."""
+        if not maker:
+            return _EPHEMERAL
+        key = self.book.with_id(maker)
+        return None if key is None else evolve(key, kind="api")
 
     def _check_host(self, request: web.Request) -> None:
         hosts = request.headers.getall("Host", [])
@@ -262,7 +272,8 @@ def pattern_of(request: web.Request) -> str:
 
 def is_websocket(request: web.Request) -> bool:
     """True for the handshake of a WebSocket."""
-    return request.headers.get("Upgrade", "").lower() == "websocket"
+    # Stripped as aiohttp strips it: HTTP leaves a no-break space in a value, Python does not.
+    return request.headers.get("Upgrade", "").lower().strip() == "websocket"
 
 
 def sign_in(response: web.StreamResponse, guard: Guard, key: Key, request: web.Request) -> None:

@@ -34,6 +34,7 @@ from omni.routes.describe import (
     said,
 )
 from omni.routes.errors import json_reply
+from omni.routes.gate import VISITOR
 from omni.routes.keys import CLIENT_SECRETS, LINK, LIVE, RECORDINGS, SETTINGS
 from omni.routes.openai_models import TAG, served_model
 from omni.routes.openai_turn import find_voice
@@ -67,21 +68,26 @@ _BODY = record(
 )
 async def post_client_secrets(request: web.Request) -> web.Response:
     """Return a key for clients that cannot keep one."""
-    fields = await read_fields(request) if request.can_read_body else Fields({})
+    num_bytes = len(await request.read())  # kept by the request: it is not read twice
+    fields = await read_fields(request) if num_bytes else Fields({})
     config = _new_config(request)
     if fields.has("session"):
         config = updated(config, fields.section("session"))
     after = fields.section("expires_after")
     after.choice("anchor", "created_at", ("created_at",))
     expires_at = int(time.time()) + after.whole("seconds", DEFAULT_S, MIN_S, MAX_S)
-    value = request.app[CLIENT_SECRETS].issue(config, expires_at)
+    maker = request[VISITOR].key_id
+    value = request.app[CLIENT_SECRETS].issue(config, expires_at, maker, num_bytes)
     session = shown(config, new_id("sess"), 0, is_beta=False)
     return json_reply({"value": value, "expires_at": expires_at, "session": session})
 
 
-def verify_client_secret(app: web.Application, value: str) -> bool:
-    """Say whether *value* is an ephemeral key that this server made and that is still valid."""
-    return app[CLIENT_SECRETS].find(value, time.time()) is not None
+def maker_of_secret(app: web.Application, value: str) -> str | None:
+    """Return the id of the key that made the ephemeral key *value*, "" for none.
+
+    None where *value* is no ephemeral key of this server, or is not valid any more.
+    """
+    return app[CLIENT_SECRETS].maker_of(value, time.time())
 
 
 async def serve(

@@ -58,6 +58,12 @@ async def get_redoc(request: web.Request) -> web.Response:
     raise web.HTTPFound("/docs")
 
 
+async def careful_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Tell browsers and proxies to guess no types and, unless it says more, to keep nothing."""
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    response.headers.setdefault("Cache-Control", "no-store")
+
+
 @web.middleware
 async def page_headers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Put `HEADERS` on whatever is served as a file."""

@@ -17,13 +17,13 @@ from omni.routes.describe import (
 from omni.routes.errors import json_reply
 from omni.routes.gate import GUARD, VISITOR
 from omni.routes.keys import LINK
-from omni.routes.status import TASK, local_iso, running_tasks
+from omni.routes.status import SESSION_ID, TASK, local_iso, running_tasks, shown_id
 
 TAG = "Queue"
 _TICKET_FIELDS = {
     "ticket_id": TEXT,
     "request_type": TEXT,
-    "session_id": TEXT,
+    "session_id": SESSION_ID,
     "position": said(WHOLE, "from 1"),
     "estimated_wait_s": NUMBER,
     "enqueued_at": TEXT,
@@ -49,7 +49,7 @@ async def get_queue(request: web.Request) -> web.Response:
     """Return all tickets and what runs."""
     status = await request.app[LINK].status()
     items = [
-        {**_ticket(ticket), "wait_elapsed_s": round(ticket.waited_s, 1)}
+        {**_ticket(request, ticket), "wait_elapsed_s": round(ticket.waited_s, 1)}
         for ticket in status.tickets
     ]
     return json_reply(
@@ -57,7 +57,7 @@ async def get_queue(request: web.Request) -> web.Response:
             "queue_length": len(items),
             "max_queue_size": status.max_queue_size,
             "items": items,
-            "running_tasks": running_tasks(status),
+            "running_tasks": running_tasks(request, status),
         }
     )
 
@@ -74,7 +74,8 @@ async def get_ticket(request: web.Request) -> web.Response:
     status = await request.app[LINK].status()
     for ticket in status.tickets:
         if ticket.ticket_id == request.match_info["ticket_id"]:
-            return json_reply({"found": True, "ticket": {**_ticket(ticket), "cancelled": False}})
+            found = {**_ticket(request, ticket), "cancelled": False}
+            return json_reply({"found": True, "ticket": found})
     text = "Ticket not in queue (may have been assigned or cancelled)"
     return json_reply({"found": False, "message": text})
 
@@ -94,17 +95,17 @@ async def delete_ticket(request: web.Request) -> web.Response:
     ticket_id, guard = request.match_info["ticket_id"], request.app[GUARD]
     tickets = (await request.app[LINK].status()).tickets
     for ticket in tickets:
-        if ticket.ticket_id == ticket_id and not guard.may_end(request[VISITOR], ticket.client_id):
+        if ticket.ticket_id == ticket_id and not guard.owns(request[VISITOR], ticket.client_id):
             raise Forbidden("This ticket is another key's: the admin key is needed")
     success = await request.app[LINK].cancel_ticket(ticket_id)
     return json_reply({"success": success})
 
 
-def _ticket(ticket: TicketView) -> dict[str, object]:
+def _ticket(request: web.Request, ticket: TicketView) -> dict[str, object]:
     return {
         "ticket_id": ticket.ticket_id,
         "request_type": ticket.request_type,
-        "session_id": ticket.client_id,
+        "session_id": shown_id(request, ticket.client_id),
         "position": ticket.position,
         "estimated_wait_s": ticket.estimated_wait_s,
         "enqueued_at": local_iso(ticket.enqueued_at),

@@ -114,7 +114,7 @@ async def stop_half_duplex(request: web.Request) -> web.Response:
     connection = request.app[LIVE].find(clean_id(fields.text("session_id")))
     if connection is None or not isinstance(connection.session, HalfDuplexSession):
         return json_reply({"success": False, "message": "No such half-duplex session"})
-    if not request.app[GUARD].may_end(request[VISITOR], connection.session.client_id):
+    if not request.app[GUARD].owns(request[VISITOR], connection.session.client_id):
         raise Forbidden("This session is another key's: the admin key is needed")
     actions = connection.session.stop_answer()
     await connection.perform(actions)

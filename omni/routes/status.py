@@ -17,8 +17,10 @@ from omni.routes.describe import (
     one_of,
     or_null,
     record,
+    said,
 )
 from omni.routes.errors import json_reply
+from omni.routes.gate import GUARD, VISITOR
 from omni.routes.keys import LINK, LIVE
 
 _BUSY: dict[RequestType, str] = {
@@ -32,12 +34,14 @@ _BUSY: dict[RequestType, str] = {
 
 TAG = "Service"
 _STATES = ("offline", "loading", "idle", "error", "duplex_paused", *sorted(set(_BUSY.values())))
+#: With the id of a session its recording is found.
+SESSION_ID = said(TEXT, "empty where it is another key's, and the admin key is not shown")
 #: Of what runs now; `/api/queue` shows it, too.
 TASK = record(
     {
         "worker_id": TEXT,
         "request_type": TEXT,
-        "session_id": TEXT,
+        "session_id": SESSION_ID,
         "started_at": TEXT,
         "elapsed_s": NUMBER,
         "estimated_remaining_s": NUMBER,
@@ -69,7 +73,7 @@ _WORKER = record(
         "state": TEXT,
         "num_slots": WHOLE,
         "busy_slots": WHOLE,
-        "current_session_id": or_null(TEXT),
+        "current_session_id": or_null(SESSION_ID),
         "total_requests": WHOLE,
         "avg_inference_time_ms": NUMBER,
         "last_heartbeat": or_null(TEXT),
@@ -125,7 +129,7 @@ async def get_status(request: web.Request) -> web.Response:
             "offline_workers": states.count("offline"),
             "queue_length": len(status.tickets),
             "max_queue_size": status.max_queue_size,
-            "running_tasks": running_tasks(status),
+            "running_tasks": running_tasks(request, status),
             "total_slots": num_slots,
             "busy_slots": num_busy,
             "free_slots": max(0, num_slots - num_busy),
@@ -142,8 +146,7 @@ async def get_status(request: web.Request) -> web.Response:
 async def get_workers(request: web.Request) -> web.Response:
     """Return every worker."""
     status = await request.app[LINK].status()
-    paused = request.app[LIVE].paused_ids()
-    workers = [_worker(worker, paused) for worker in status.workers]
+    workers = [_worker(request, worker) for worker in status.workers]
     return json_reply({"total": len(workers), "workers": workers})
 
 
@@ -166,13 +169,13 @@ async def get_cache(request: web.Request) -> web.Response:
     return json_reply({"workers": workers})
 
 
-def running_tasks(status: Status) -> list[dict[str, object]]:
+def running_tasks(request: web.Request, status: Status) -> list[dict[str, object]]:
     """Return what every worker does now."""
     return [
         {
             "worker_id": worker_id(task.worker),
             "request_type": task.request_type,
-            "session_id": task.client_id,
+            "session_id": shown_id(request, task.client_id),
             "started_at": local_iso(task.started_at),
             "elapsed_s": round(task.elapsed_s, 1),
             "estimated_remaining_s": round(task.estimated_remaining_s, 1),
@@ -180,6 +183,11 @@ def running_tasks(status: Status) -> list[dict[str, object]]:
         for worker in status.workers
         for task in worker.tasks
     ]
+
+
+def shown_id(request: web.Request, client_id: str) -> str:
+    """Return the id of a session as *request* may see it: "" where it is somebody else's."""
+    return client_id if request.app[GUARD].owns(request[VISITOR], client_id) else ""
 
 
 def worker_state(worker: WorkerView, paused_ids: set[str]) -> str:
@@ -202,7 +210,7 @@ def local_iso(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s).isoformat()
 
 
-def _worker(worker: WorkerView, paused_ids: set[str]) -> dict[str, object]:
+def _worker(request: web.Request, worker: WorkerView) -> dict[str, object]:
     task: TaskView | None = worker.tasks[0] if worker.tasks else None
     index = re.search(r"\d+$", worker.gpu) or re.search(r"\d+$", worker.name)
     return {
@@ -212,11 +220,11 @@ def _worker(worker: WorkerView, paused_ids: set[str]) -> dict[str, object]:
         "gpu_id": int(index.group()) if index else 0,
         "gpu": worker.gpu,
         "pid": worker.pid,
-        "status": worker_state(worker, paused_ids),
+        "status": worker_state(worker, request.app[LIVE].paused_ids()),
         "state": worker.state,
         "num_slots": worker.num_slots,
         "busy_slots": len(worker.tasks),
-        "current_session_id": task.client_id if task else None,
+        "current_session_id": shown_id(request, task.client_id) if task else None,
         "total_requests": worker.total_requests,
         "avg_inference_time_ms": round(worker.mean_duration_ms, 1),
         "last_heartbeat": local_iso(worker.last_heartbeat) if worker.last_heartbeat else None,

@@ -68,7 +68,7 @@ async def stop_streaming(request: web.Request) -> web.Response:
         for connection in request.app[LIVE].all()
         if isinstance(session := connection.session, StreamingSession)
         if client_id in ("", session.client_id) and session.is_answering
-        if request.app[GUARD].may_end(request[VISITOR], session.client_id)
+        if request.app[GUARD].owns(request[VISITOR], session.client_id)
     ]
     if not stopped:
         return json_reply({"success": False, "message": "No streaming worker found"})

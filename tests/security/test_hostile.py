@@ -323,6 +323,46 @@ async def test_tricks_with_headers_are_refused(omni: RunningOmni, name: str) -> 
     assert b"Traceback" not in answer.body
 
 
+@pytest.mark.parametrize("value", ["websocket\xa0", "\xa0websocket", "websocket\x85"])
+async def test_no_spelling_of_upgrade_slips_past_the_check_of_origins(
+    omni: RunningOmni, value: str
+) -> None:
+    """aiohttp strips more from the value than HTTP does, and would open the socket."""
+    request = (
+        "GET /ws/duplex/adx_spelt HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+        f"Upgrade: {value}\r\nOrigin: http://evil.example\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
+
+    assert (await raw(omni, request.encode())).status in (400, 403)
+
+
+async def test_what_is_no_http_is_refused_and_its_content_not_logged(omni: RunningOmni) -> None:
+    """It may be a key with a slip of the pen, or what somebody said."""
+    start = b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\n"
+    broken = (
+        start + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello, my secret is marker7\r\n",
+        start + b"Transfer-Encoding: chunked\r\n\r\nmarker7\r\n",
+        start + b"X-Api-Key: marker7\x01\r\n\r\n",
+        b"marker7\r\n\r\n",
+    )
+
+    assert [(await raw(omni, request)).status for request in broken] == [400] * len(broken)
+
+    assert "Error handling request" in omni.log("web-0")
+    assert "marker7" not in omni.log("web-0")
+
+
+@pytest.mark.parametrize(
+    "path", ["/status", "/metrics", "/openapi.json", "/v1/models", "/nothing", "/redoc"]
+)
+async def test_browsers_guess_no_types_and_keep_nothing(omni: RunningOmni, path: str) -> None:
+    async with aiohttp.ClientSession(omni.address) as http:
+        async with http.get(path, allow_redirects=False) as reply:
+            assert reply.headers["X-Content-Type-Options"] == "nosniff"
+            assert reply.headers["Cache-Control"] == "no-store"
+
+
 async def test_an_address_in_the_request_line_is_no_way_round_the_host(omni: RunningOmni) -> None:
     request = b"GET http://evil.example/status HTTP/1.1\r\nHost: evil.example\r\n\r\n"
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from openai import APIStatusError, AsyncOpenAI
 
-from omni.realtime.openai.client_secrets import ClientSecrets
+from omni.realtime.openai.client_secrets import MAX_BYTES, ClientSecrets
 from omni.realtime.openai.config import SessionConfig
 from tests.conftest import RunningOmni
 from tests.realtime.openai.talk import talking
@@ -100,3 +100,26 @@ def test_the_oldest_key_goes_when_there_are_too_many() -> None:
 
     assert keys.find(first, 0.0) is None
     assert keys.find(second, 0.0) and keys.find(third, 0.0)
+
+
+def test_the_oldest_keys_go_when_all_together_begin_with_too_much() -> None:
+    keys = ClientSecrets(1000)
+    third = MAX_BYTES // 3
+
+    values = [keys.issue(CONFIG, 100.0, num_bytes=third) for _ in range(5)]
+
+    found = [keys.find(value, 0.0) is not None for value in values]
+    assert found == [False, False, True, True, True]
+    assert keys.find(values[2], 100.0) is None  # expired: its place is free
+    keys.issue(CONFIG, 200.0, num_bytes=third)
+    assert keys.find(values[3], 0.0) is not None
+
+
+def test_a_key_knows_who_made_it() -> None:
+    keys = ClientSecrets(10)
+
+    value = keys.issue(CONFIG, expires_at=100.0, maker="api-1")
+
+    assert keys.maker_of(value, 99.9) == "api-1"
+    assert keys.maker_of(value, 100.0) is None
+    assert keys.maker_of("ek_", 0.0) is None
