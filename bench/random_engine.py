@@ -10,13 +10,14 @@ from PIL import Image
 
 from bench.engine_weights import config_and_tokenizer, random_model
 from omni.engine import Buffer
+from omni.minicpmo.load_times import Stopwatch
+from omni.minicpmo.loading import Source, load_parts
 from omni.minicpmo.random_weights import CpuDraw
 from omni.minicpmo.setup import EngineOptions, Loaded, assemble
 from omni.minicpmo.tiny_assets import TINY_FLOW, TINY_HIFT, write_token2wav, write_voices
 from omni.minicpmo.tiny_checkpoint import write_json
 from omni.minicpmo.tiny_tokenizer import write_tokenizer
 from omni.minicpmo.token2wav_table import FlowSizes, HiftSizes
-from omni.minicpmo.tokenizer import Tokenizer
 from omni.settings import Settings
 
 Load = Callable[[Settings, EngineOptions], Loaded]
@@ -33,10 +34,13 @@ def random_load(folder: Path, is_tiny: bool, device: torch.device) -> Load:
         write_token2wav(folder / "assets/token2wav", CpuDraw(0), *sizes, "five-file")
         write_voices(folder / "assets")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        model, _ = random_model(device, dtype, is_tiny=is_tiny)
+        voice = settings.audio.ref_audio_path
+        source = Source(directory=folder, device=device, dtype=dtype, ref_audio_path=voice)
+        watch = Stopwatch()
+        parts = load_parts(source, lambda: random_model(device, dtype, is_tiny=is_tiny)[0], watch)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # the tensors that the weights were drawn in
-        return assemble(settings, options, folder, Tokenizer.from_directory(folder), model)
+        return assemble(settings, options, source, parts, watch)
 
     return load
 

@@ -1,6 +1,7 @@
 """The MiniCPM-o 4.5 engine: the published checkpoint, many sessions in one batch.
 
 checkpoint              files -> modules on a device; fetch, hubs, transfer bring the files
+loading, setup          all files side by side; an engine with its caches; load_times
 tokenizer, prompt       text <-> ids; messages -> ids with places for embeddings; system_prompts
 images, video, mel      pictures, files and sound -> what the encoders take
 hearing, seeing         seconds of sound of many slots, pictures -> embeddings
@@ -11,3 +12,8 @@ speech_codes            spoken text -> codes; token2wav: codes -> sound; voice: 
 model                   the modules: tensors only
 tiny_checkpoint         the same layout, tiny and seeded, for tests and for trying things out
 """
+
+import time
+
+#: When the first module of the engine was asked for, by time.monotonic().
+IMPORT_BEGUN_S = time.monotonic()

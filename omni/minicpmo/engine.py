@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 import torch
-from attrs import frozen
 
 from omni.engine import (
     Arrival,
@@ -28,9 +27,11 @@ from omni.engine import (
     StopAnswer,
 )
 from omni.errors import CapacityError, ClientError, EngineDead, GenerationFailed, OmniError
+from omni.minicpmo import IMPORT_BEGUN_S
 from omni.minicpmo.background import Background
 from omni.minicpmo.batches import Batches, Job, is_fatal
 from omni.minicpmo.compiled import compile_no_more
+from omni.minicpmo.load_times import LoadTimes
 from omni.minicpmo.modes import MODES, program_of
 from omni.minicpmo.scheduler import Phase, Scheduler
 from omni.minicpmo.session import Session
@@ -44,21 +45,7 @@ log = logging.getLogger(__name__)
 
 _MIN_CHUNK_MS = 1000  # a unit is one second, by training
 _Key = tuple[Strands, AnyStrand]
-
-
-@frozen
-class LoadTimes:
-    """How long a start took, in seconds. load_s: the weights, the other files, the caches."""
-
-    load_s: float
-    capture_s: float
-    warm_up_s: float
-
-    def __str__(self) -> str:
-        return (
-            f"loaded in {self.load_s:.1f} s, steps recorded in {self.capture_s:.1f} s, "
-            f"warmed up in {self.warm_up_s:.1f} s"
-        )
+_IMPORTS_S = time.monotonic() - IMPORT_BEGUN_S
 
 
 class MiniCPMOEngine:
@@ -98,9 +85,11 @@ class MiniCPMOEngine:
             torch.cuda.synchronize()
         capture_s = self._loaded.capture_s
         self.load_times = LoadTimes(
+            imports_s=_IMPORTS_S,
             load_s=loaded_s - begun_s - capture_s,
             capture_s=capture_s,
             warm_up_s=time.monotonic() - loaded_s,
+            stages=self._loaded.stages,
         )
         log.info("the model is ready: %s", self.load_times)
         return Capabilities(

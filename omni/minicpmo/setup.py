@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from attrs import evolve, field, frozen
 
-from omni.audio import INPUT_HZ, resample
-from omni.errors import CheckpointError, ProtocolError, SettingsError
+from omni.audio import INPUT_HZ
+from omni.errors import SettingsError
 from omni.minicpmo.attention_choice import choose_attention
 from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
 from omni.minicpmo.compiled import compile_blocks, keep_compiled
 from omni.minicpmo.fetch import resolve_model
 from omni.minicpmo.graphs import BATCH_SIZES
+from omni.minicpmo.load_times import Stage, Stopwatch
+from omni.minicpmo.loading import Parts, Source, load_parts
 from omni.minicpmo.model.attention import forbid_cudnn_attention
 from omni.minicpmo.model.audio_encoder import STREAM_FRAMES
 from omni.minicpmo.model.flow_cache import CacheTrim
@@ -25,16 +27,13 @@ from omni.minicpmo.scheduler import STEP_LIMITS, Phase
 from omni.minicpmo.session import Surroundings, WindowOptions
 from omni.minicpmo.thinking import Choose
 from omni.minicpmo.token2wav import Token2Wav
-from omni.minicpmo.token2wav_assets import Token2WavAssets, load_assets
+from omni.minicpmo.token2wav_assets import Token2WavAssets
 from omni.minicpmo.token2wav_calls import Token2WavOptions
 from omni.minicpmo.token2wav_check import MAX_SLOTS as MAX_CHECK_SLOTS
 from omni.minicpmo.token2wav_check import load_check
-from omni.minicpmo.tokenizer import Tokenizer
 from omni.minicpmo.vocoding import Vocoder
-from omni.minicpmo.voice import CODES_PER_S, VoiceAnalyser
-from omni.minicpmo.work import Waveform
+from omni.minicpmo.voice import CODES_PER_S
 from omni.settings import DuplexSettings, Settings
-from omni.wav import waveform_from_wav
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +77,13 @@ class EngineOptions:
 
 @frozen(kw_only=True, eq=False)
 class Loaded:
-    """A model that is ready. capture_s: how long its graphs took to record."""
+    """A model that is ready. capture_s: how long its graphs took to record; stages: the rest."""
 
     name: str
     runner: Runner
     around: Surroundings
     capture_s: float = 0.0
+    stages: tuple[Stage, ...] = ()
 
 
 def load_model(settings: Settings, options: EngineOptions) -> Loaded:
@@ -93,9 +93,17 @@ def load_model(settings: Settings, options: EngineOptions) -> Loaded:
     device = options.device or default_device()
     dtype = options.dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     pt_path = Path(settings.model.pt_path) if settings.model.pt_path else None
-    tokenizer = Tokenizer.from_directory(directory)
-    model, _ = load_checkpoint(directory, device, dtype, pt_path)
-    return assemble(settings, options, directory, tokenizer, model)
+    source = Source(
+        directory=directory,
+        device=device,
+        dtype=dtype,
+        ref_audio_path=settings.audio.ref_audio_path,
+    )
+    watch = Stopwatch()
+    parts = load_parts(
+        source, lambda: load_checkpoint(directory, device, dtype, pt_path)[0], watch
+    )
+    return assemble(settings, options, source, parts, watch)
 
 
 def window_of(settings: DuplexSettings) -> WindowOptions:
@@ -132,54 +140,54 @@ def _choose_arithmetic(settings: Settings, device: torch.device, dtype: torch.dt
 
 
 def assemble(
-    settings: Settings,
-    options: EngineOptions,
-    directory: Path,
-    tokenizer: Tokenizer,
-    model: MiniCpmO,
+    settings: Settings, options: EngineOptions, source: Source, parts: Parts, watch: Stopwatch
 ) -> Loaded:
-    """Return a model that is in memory, with its caches. directory: has the other files.
-
-    Raises: CheckpointError, SettingsError.
-    """
-    device, dtype = model.llm.lm_head.weight.device, model.llm.lm_head.weight.dtype
+    """Return the *parts*, which are in memory, with their caches. Raises: SettingsError."""
+    model, assets = parts.model, parts.assets
     settings = _with_slots_of_vocoder(settings)
-    _choose_arithmetic(settings, device, dtype)
-    flow_dtype = _flow_dtype(device, dtype)
-    assets = load_assets(directory / "assets" / "token2wav", device, flow_dtype=flow_dtype)
+    _choose_arithmetic(settings, source.device, source.dtype)
     if settings.service.compile:
         num_layers = compile_blocks((model.vision, assets.flow, assets.vocoder))
         log.info("service.compile: %d layers are compiled at their first run", num_layers)
+    with watch.stage("caches"):
+        runner = _runner(settings, options, source, parts)
+    voice = parts.default_voice
+    capture_s = _record(runner, options.batch_sizes, CODES_PER_S * len(voice) // INPUT_HZ)
+    around = Surroundings(
+        tokenizer=parts.tokenizer,
+        prompts=Prompts(parts.tokenizer),
+        voices=parts.voices,
+        default_voice=voice,
+        now_s=options.now_s,
+        window=options.window or window_of(settings.duplex),
+        max_tokens=runner.sizes.max_tokens,
+        uses_image_id=model.config.use_image_id,
+    )
+    name = f"MiniCPM-o 4.5 ({source.directory.name})"
+    stages = tuple(watch.stages)
+    return Loaded(name=name, runner=runner, around=around, capture_s=capture_s, stages=stages)
+
+
+def _runner(
+    settings: Settings, options: EngineOptions, source: Source, parts: Parts
+) -> Runner:
+    """Return the models with caches for as many sessions as fit."""
+    model, assets, device = parts.model, parts.assets, source.device
     vocoder = Token2WavOptions(
         num_slots=1,
         trim=options.trim,
-        cache_dtype=flow_dtype,
+        cache_dtype=source.flow_dtype,
         voice_room_codes=_VOICES_IN_USE * Token2WavOptions(num_slots=1).max_voice_codes,
     )
     if device.type == "cuda":
         sizes = _sizes_on_gpu(settings, options, model, _measured(assets, vocoder))
     else:
         sizes = _sizes_on_cpu(settings, options, model)
-    token2wav = _vocoder(settings, assets, directory, evolve(vocoder, num_slots=sizes.num_slots))
-    sampler = TextSampler(tokenizer, model.config.llm.vocab_size, device)
+    vocoder = evolve(vocoder, num_slots=sizes.num_slots)
+    token2wav = _vocoder(settings, assets, source.directory, vocoder)
+    sampler = TextSampler(parts.tokenizer, model.config.llm.vocab_size, device)
     uses_kernel = choose_attention(settings.model.attn_implementation, device)
-    runner = Runner(model, token2wav, sampler, sizes, options.choose, uses_kernel)
-    voice = default_voice(settings.audio.ref_audio_path, directory)
-    capture_s = _record(runner, options.batch_sizes, CODES_PER_S * len(voice) // INPUT_HZ)
-    around = Surroundings(
-        tokenizer=tokenizer,
-        prompts=Prompts(tokenizer),
-        voices=VoiceAnalyser(
-            assets.speech_tokenizer, assets.speaker_encoder, vocoder.max_voice_codes
-        ),
-        default_voice=voice,
-        now_s=options.now_s,
-        window=options.window or window_of(settings.duplex),
-        max_tokens=sizes.max_tokens,
-        uses_image_id=model.config.use_image_id,
-    )
-    name = f"MiniCPM-o 4.5 ({directory.name})"
-    return Loaded(name=name, runner=runner, around=around, capture_s=capture_s)
+    return Runner(model, token2wav, sampler, sizes, options.choose, uses_kernel)
 
 
 def _with_slots_of_vocoder(settings: Settings) -> Settings:
@@ -217,15 +225,6 @@ def _record(runner: Runner, wanted: tuple[int, ...] | None, voice_codes: int) ->
     took_s = time.monotonic() - started_s
     log.info("recorded steps of %s rows in %.1f s", fitting, took_s)
     return took_s
-
-
-def _flow_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Return the precision of the flow and of its caches beside a model in *dtype*."""
-    # Beside a bfloat16 model float16, a published option: a second of sound takes 15 ms instead of
-    # 22 on an H100 (float32 with TF32 rounds alike), and the caches, which are the largest state
-    # of a session after the language model's, 49 MB instead of 98.
-    is_exact = device.type == "cpu" or dtype is torch.float32
-    return torch.float32 if is_exact else torch.float16
 
 
 @frozen(kw_only=True)
@@ -331,22 +330,3 @@ def _encoder_and_speech_bytes(model: MiniCpmO) -> int:
     hearing = 2 * audio.num_layers * audio.hidden_size * frames
     codes = 2 * speech.num_layers * speech.num_kv_heads * speech.head_dim * _SPEECH_TOKENS_A_SLOT
     return (hearing + codes) * model.llm.lm_head.weight.element_size()
-
-
-def default_voice(ref_audio_path: str, directory: Path) -> Waveform:
-    """Return the reference voice of sessions that bring none: float32, 16 kHz.
-
-    The settings' file, else one that came with the model, else the one of this package.
-    Raises: SettingsError for a file that the settings name and that cannot be read.
-    """
-    shipped = [directory / "assets" / "HT_ref_audio.wav"]
-    shipped += sorted((directory / "assets").glob("system_ref_audio*.wav"))
-    ours = Path(__file__).parents[1] / "assets" / "default_voice.wav"
-    found = next(path for path in (*shipped, ours) if path.is_file())
-    path = Path(ref_audio_path) if ref_audio_path else found
-    try:
-        samples, rate_hz = waveform_from_wav(path.read_bytes())
-    except (OSError, ProtocolError) as exc:
-        kind = SettingsError if ref_audio_path else CheckpointError
-        raise kind(f"{path}: the reference voice cannot be read: {exc}") from exc
-    return resample(samples, rate_hz, INPUT_HZ)

@@ -1,7 +1,8 @@
 """Loads the token2wav folder of a checkpoint: every file, name and shape is checked."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -77,17 +78,25 @@ def find_layout(folder: Path) -> Layout:
 
 
 def load_assets(
-    folder: Path, device: torch.device, *, flow_dtype: torch.dtype = torch.float32
+    folder: Path,
+    device: torch.device,
+    *,
+    flow_dtype: torch.dtype = torch.float32,
+    stage: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Token2WavAssets:
     """Return the models of *folder* on *device*, the flow in *flow_dtype*, the vocoder in float32.
 
-    Raises: CheckpointError.
+    stage: entered around each of them, with its name. Raises: CheckpointError.
     """
     layout = find_layout(folder)
+    with stage("flow"):
+        flow = load_flow(folder, device, flow_dtype)
+    with stage("HiFT"):
+        vocoder = load_vocoder(folder, layout, device)
     return Token2WavAssets(
         layout=layout,
-        flow=load_flow(folder, device, flow_dtype),
-        vocoder=load_vocoder(folder, layout, device),
+        flow=flow,
+        vocoder=vocoder,
         speech_tokenizer=folder / "speech_tokenizer_v2_25hz.onnx",
         speaker_encoder=folder / "campplus.onnx",
     )

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from omni.errors import SettingsError
+from omni.minicpmo.loading import default_voice
 from omni.minicpmo.session import WindowOptions
-from omni.minicpmo.setup import MAX_SLOTS, Memory, default_voice, fit, window_of
+from omni.minicpmo.setup import MAX_SLOTS, Memory, fit, window_of
 from omni.settings import DuplexSettings
 from omni.wav import wav_from_waveform
 
