@@ -74,6 +74,9 @@ async def page_headers(request: web.Request, handler: Handler) -> web.StreamResp
             raise NotFound("Not Found") from exc
         raise
     if isinstance(response, web.FileResponse):
+        name = request.match_info.get("filename")
+        if name is not None and not (WEBROOT / name).is_file():  # aiohttp would say so in no shape
+            raise NotFound("Not Found")
         response.headers.update(HEADERS)
     return response
 

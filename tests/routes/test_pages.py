@@ -33,6 +33,14 @@ async def test_a_file_that_has_not_changed_is_not_sent_again(omni: RunningOmni) 
     assert (status, cache) == (304, "no-cache")
 
 
+@pytest.mark.parametrize("path", ["/static/lib/nothing.js", "/nothing"])
+async def test_a_file_that_is_not_there_is_told_as_any_path(omni: RunningOmni, path: str) -> None:
+    async with aiohttp.ClientSession(omni.address) as http, http.get(path) as reply:
+        answer = (reply.status, reply.content_type, (await reply.json())["detail"])
+
+    assert answer == (404, "application/json", "Not Found")
+
+
 @pytest.mark.parametrize(
     "path",
     ["/static/../omni/web.py", "/static/%2e%2e/omni/web.py", "/static//etc/hosts", "/static/"],
