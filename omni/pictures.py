@@ -28,7 +28,7 @@ def check_size(data: bytes | memoryview) -> None:
     try:
         width, height = Image.open(io.BytesIO(data), formats=_FAST_FORMATS).size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise TooLarge(f"A picture of too many pixels: {exc}") from exc
+        raise TooLarge(f"A picture of too many pixels; at most {MAX_PIXELS} are taken") from exc
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
         return
     if width * height > MAX_PIXELS:

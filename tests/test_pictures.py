@@ -24,7 +24,7 @@ def test_a_bomb_is_refused(width: int, height: int) -> None:
     bomb = picture(width, height)
     assert len(bomb) < 200_000 and width * height > MAX_PIXELS
 
-    with pytest.raises(TooLarge, match="pixels"):
+    with pytest.raises(TooLarge, match=f"pixels; at most {MAX_PIXELS}"):
         check_size(bomb)
 
 
