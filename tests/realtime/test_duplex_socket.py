@@ -11,7 +11,14 @@ import pytest
 
 from omni.wav import wav_from_waveform
 from tests.conftest import RunningOmni, StartOmni
-from tests.realtime.client import Client, connected
+from tests.realtime.client import Client, Event, connected
+
+#: As many as a client may have unanswered without one being dropped, by default.
+MAX_BACKLOG_CHUNKS = 8
+
+
+def _quiet(num_samples: int) -> str:
+    return base64.b64encode(bytes(4 * num_samples)).decode()
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +55,20 @@ async def test_every_chunk_of_any_size_gets_one_result_in_order(address: str) ->
     draw = random.Random(1)
     async with connected(address, "/ws/duplex/adx_2") as client:
         await client.prepare()
-        times = []
-        for number in range(300):
-            sound = base64.b64encode(bytes(4 * draw.randint(1, 16_000))).decode()
-            await client.send_chunk(sound)
-            if number % draw.randint(1, 4) == 0:
-                await client.send("client_diagnostic", event="gap")
-            times.append((await client.expect("result"))["current_time"])
+        heard: list[Event] = []
+        while len(heard) < 300:
+            in_flight = min(draw.randint(1, MAX_BACKLOG_CHUNKS), 300 - len(heard))
+            for number in range(in_flight):
+                await client.send_chunk(_quiet(draw.randint(1, 16_000)))
+                if number % draw.randint(1, 4) == 0:
+                    await client.send("client_diagnostic", event="gap")
+            heard += [await client.expect("result") for _ in range(in_flight)]
+        await client.send("stop")
+        await client.expect("stopped")
 
-    assert times == list(range(1, 301))
+    assert [result["current_time"] for result in heard] == list(range(1, 301))
+    assert [bool(result["text"]) for result in heard] == [n % 4 == 0 for n in range(1, 301)]
+    assert not any(result["dropped"] for result in heard)
 
 
 async def test_speech_comes_as_float32_and_ends_its_turn(address: str) -> None:
