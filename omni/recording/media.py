@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from omni.audio import Waveform, pcm16_from_waveform, seconds
+from omni.pictures import FORMATS
 from omni.wav import wav_from_waveform
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def write_picture(path: Path, data: bytes | memoryview) -> bool:
     A JPEG stays as it is, everything else is converted.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ValueError(f"{picture.width} x {picture.height} pixels")
             if picture.format == "JPEG":

@@ -122,7 +122,7 @@ def _read(folder: Path, name: str) -> Image.Image | None:
     if not name:
         return None
     try:
-        with Image.open(io.BytesIO((folder / name).read_bytes())) as picture:
+        with Image.open(io.BytesIO((folder / name).read_bytes()), formats=["JPEG"]) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 return None
             picture.draft("RGB", _MAX_SIZE)
