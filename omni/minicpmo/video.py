@@ -8,20 +8,27 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from time import monotonic
 
 import av
 import numpy as np
 from attrs import frozen
+from av.container import InputContainer
 from numpy.typing import NDArray
 from PIL import Image
 
 from omni.containers import open_container, sound_pieces
 from omni.errors import ClientError
-from omni.minicpmo.images import MAX_PIXELS, mosaic
+from omni.minicpmo.images import mosaic
 from omni.minicpmo.mel import SAMPLE_RATE_HZ
+from omni.pictures import MAX_PIXELS
 
 MAX_FRAMES = 64  # pictures of one video; the published MAX_NUM_FRAMES
 MAX_DURATION_S = 3600.0  # decoding is linear in the length: an hour is some minutes of one core
+MAX_WORK_S = 600.0  # of one core for one video, whatever its header says
+#: What all pictures of one video may have together: 768 MB of RGB. Where they are larger, each is
+#: taken smaller; 64 pictures of 4 million pixels stay as they are.
+MAX_TOTAL_PIXELS = 256_000_000
 _CANDIDATES_HZ = 10  # of a longer video, so many pictures a second are chosen from
 _MIN_SEGMENT_SAMPLES = 1600  # a shorter last segment is padded: the encoder gives it one embedding
 
@@ -36,15 +43,19 @@ class VideoSegment:
     stacked: Image.Image | None
 
 
-def read_video(data: bytes, stack_frames: int = 1) -> list[VideoSegment]:
+def read_video(
+    data: bytes, stack_frames: int = 1, max_work_s: float = MAX_WORK_S
+) -> list[VideoSegment]:
     """Return the segments of an encoded video file.
 
-    Raises: ClientError, when it is no video, broken, too long or its pictures too large.
+    Raises: ClientError, when it is no video, broken, too long, its pictures too large, or decoding
+    it takes longer than *max_work_s*.
     """
     if stack_frames < 1:
         raise ClientError(f"stack_frames must be at least 1, is {stack_frames}")
     with open_container(io.BytesIO(data)) as container:
-        return _segments(data, container, stack_frames)
+        deadline = monotonic() + max_work_s
+        return _segments(data, container, stack_frames, deadline)
 
 
 def frame_times(duration_s: float) -> list[float]:
@@ -70,7 +81,7 @@ def stacked_times(duration_s: float, stack_frames: int) -> dict[int, list[float]
 
 
 def _segments(
-    data: bytes, container: "av.container.InputContainer", stack_frames: int
+    data: bytes, container: InputContainer, stack_frames: int, deadline: float
 ) -> list[VideoSegment]:
     if not container.streams.video:
         raise ClientError("the file has no pictures; send it as audio")
@@ -82,7 +93,7 @@ def _segments(
     extra = stacked_times(duration_s, stack_frames)
     wanted = {_index(time, rate, num_frames) for time in times}
     wanted |= {_index(time, rate, num_frames) for group in extra.values() for time in group}
-    pictures = dict(_pictures(container, wanted))
+    pictures = dict(_pictures(container, wanted, deadline))
     sounds = _sounds(data, times, duration_s)
     return [
         VideoSegment(
@@ -115,24 +126,33 @@ def _rate_and_length(data: bytes) -> tuple[float, int]:
 
 
 def _pictures(
-    container: "av.container.InputContainer", wanted: set[int]
+    container: InputContainer, wanted: set[int], deadline: float = math.inf
 ) -> Iterator[tuple[int, Image.Image]]:
     """Yield (index, picture) of the wanted frames; the last one for those a broken file lacks."""
     last, missing = None, set(wanted)
+    max_pixels = MAX_TOTAL_PIXELS // len(wanted)
+    # FFmpeg looks at every frame: a file may begin with small ones.
+    container.streams.video[0].codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     for index, frame in enumerate(container.decode(video=0)):
+        if monotonic() > deadline:
+            raise ClientError("the video takes too long to decode")
         last = frame
         if index in missing:
             missing.remove(index)
-            yield index, _image(frame)
+            yield index, _image(frame, max_pixels)
         if not missing:
             return
     if last is None:
         raise ClientError("the video has no picture that can be decoded")
     for index in missing:
-        yield index, _image(last)
+        yield index, _image(last, max_pixels)
 
 
-def _image(frame: av.VideoFrame) -> Image.Image:
+def _image(frame: av.VideoFrame, max_pixels: int) -> Image.Image:
+    scale = math.sqrt(max_pixels / (frame.width * frame.height))
+    if scale < 1:
+        width, height = (max(1, int(side * scale)) for side in (frame.width, frame.height))
+        frame = frame.reformat(width, height, "rgb24", interpolation="AREA")
     return Image.fromarray(frame.to_ndarray(format="rgb24"))
 
 

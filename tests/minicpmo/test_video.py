@@ -1,12 +1,14 @@
 """Videos made here with known pictures and sounds come back picture by picture, sound by sound."""
 
 import io
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 
 from omni.errors import ClientError
+from omni.minicpmo import video
 from omni.minicpmo.video import _pictures, frame_times, read_video, stacked_times
 
 RATE_HZ = 10
@@ -113,3 +115,49 @@ def test_a_picture_that_cannot_be_decoded_is_the_last_one_that_can():
 
     assert brightness(pictures[2]) == pytest.approx(4, abs=3)
     assert brightness(pictures[99]) == pytest.approx(14, abs=3)
+
+
+def test_large_pictures_are_taken_smaller_so_that_all_together_fit(monkeypatch):
+    whole = read_video(make_video(60), stack_frames=10)
+    monkeypatch.setattr(video, "MAX_TOTAL_PIXELS", 60 * 32 * 24)
+
+    segments = read_video(make_video(60), stack_frames=10)
+
+    assert [segment.picture.size for segment in whole] == [(64, 48)] * 6
+    assert [segment.picture.size for segment in segments] == [(32, 24)] * 6
+    assert [brightness(segment.picture) for segment in segments] == pytest.approx(
+        [brightness(segment.picture) for segment in whole], abs=3
+    )
+
+
+def growing_video() -> bytes:
+    """Return an AVI of 20 pictures of 64x48, then 10 of 640x480."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="avi") as container:
+        stream = container.add_stream("mjpeg", rate=RATE_HZ)
+        large = av.CodecContext.create("mjpeg", "w")
+        large.framerate, large.time_base = RATE_HZ, Fraction(1, RATE_HZ)
+        for encoder, size in ((stream, (64, 48)), (large, (640, 480))):
+            encoder.width, encoder.height, encoder.pix_fmt = *size, "yuvj444p"
+        for index in range(30):
+            encoder, size = (stream, (64, 48)) if index < 20 else (large, (640, 480))
+            frame = av.VideoFrame(*size, "yuvj444p")
+            frame.pts, frame.time_base = index, Fraction(1, RATE_HZ)
+            for packet in encoder.encode(frame):
+                packet.stream = stream
+                container.mux(packet)
+    return file.getvalue()
+
+
+def test_every_picture_is_looked_at_before_it_is_decoded_and_not_the_header_alone(monkeypatch):
+    growing = growing_video()
+    assert [s.picture.size for s in read_video(growing)] == [(64, 48), (64, 48), (640, 480)]
+    monkeypatch.setattr(video, "MAX_PIXELS", 64 * 48)
+
+    with pytest.raises(ClientError):
+        read_video(growing)
+
+
+def test_a_video_that_takes_too_long_is_given_up():
+    with pytest.raises(ClientError, match="too long"):
+        read_video(make_video(8), max_work_s=0.0)
