@@ -282,8 +282,18 @@ class Decoder(nn.Module):
 
 
 def materialize(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Give a module built on the meta device memory on *device*, still to be filled."""
-    module.to(dtype)
-    module.to_empty(device=device)
-    module.requires_grad_(False)
+    """Give a module built on the meta device memory on *device*, still to be filled.
+
+    As `to_empty` does, which for tensors without data imports sympy: half a second of each start.
+    """
+
+    def memory(tensor: Tensor) -> Tensor:
+        kind = dtype if tensor.is_floating_point() else tensor.dtype
+        return torch.empty(tensor.shape, dtype=kind, device=device)
+
+    for owner in module.modules():
+        for name, parameter in list(owner.named_parameters(recurse=False)):
+            setattr(owner, name, nn.Parameter(memory(parameter), requires_grad=False))
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            setattr(owner, name, memory(buffer))
     module.eval()
