@@ -55,6 +55,8 @@ async def test_a_key_leads_back_to_the_page_that_was_asked_for(locked: RunningOm
 
 async def test_nobody_is_led_elsewhere_by_the_sign_in(locked: RunningOmni) -> None:
     tricks = ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)"]
+    tricks += ["/.//evil.example", "/..//evil.example", "/x/..//evil.example", "/%2e//evil.example"]
+    tricks += [f"{locked.address}//evil.example"]
     async with chromium() as browser:
         context = await browser.new_context(ignore_https_errors=True)
         page = await context.new_page()

@@ -10,7 +10,7 @@ import { initLanguage, setText } from "../ui/text.js";
 export function nextPage(search = location.search) {
   const next = new URLSearchParams(search).get("next") ?? "/";
   const url = new URL(next, location.origin);
-  return url.origin === location.origin ? url.pathname + url.search : "/";
+  return url.origin === location.origin ? url.href : "/"; // a path alone may begin with two slashes
 }
 
 function form() {
