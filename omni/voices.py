@@ -220,7 +220,8 @@ def _keep(
     except (OSError, OmniError) as exc:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        raise OmniError(f"The voice cannot be kept: {exc}") from exc
+        why = exc.strerror if isinstance(exc, OSError) else exc  # without our paths
+        raise OmniError(f"The voice cannot be kept: {why}") from exc
 
 
 def _write_registry(folder: Path, entries: Sequence[VoiceEntry]) -> None:
