@@ -4,9 +4,10 @@ The weights of the language model take longest, and their readers hardly hold Py
 vocoder, the tokenizer and the analysers of voices load meanwhile.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,11 @@ from omni.minicpmo.work import Waveform
 from omni.wav import waveform_from_wav
 
 T = TypeVar("T")
+
+#: How long a thread may keep Python's lock from the others while files are read. Beside a thread
+#: that computes in Python, four readers got 2.8 GB/s with the usual 5 ms, 11.8 GB/s with this, and
+#: 16 GB/s without it (files in the page cache, 2 cores).
+_SWITCH_S = 1e-4
 
 
 @frozen(kw_only=True, eq=False)
@@ -72,7 +78,10 @@ def load_parts(source: Source, load_model: Callable[[], MiniCpmO], watch: Stopwa
 
         return beside.submit(run)
 
-    with ThreadPoolExecutor(3, thread_name_prefix="loading") as beside:
+    with (
+        _switching_often(),
+        ThreadPoolExecutor(3, thread_name_prefix="loading") as beside,
+    ):
         # Reading the vocabulary holds Python's lock; a GPU's start needs it only at its beginning.
         tokenizer = read(lambda: _tokenizer(source.directory, watch))
         with watch.stage("device"):
@@ -94,6 +103,16 @@ def load_parts(source: Source, load_model: Callable[[], MiniCpmO], watch: Stopwa
                 voices=voices.result(),
                 default_voice=voice,
             )
+
+
+@contextmanager
+def _switching_often() -> Iterator[None]:
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before_s)
 
 
 def _tokenizer(directory: Path, watch: Stopwatch) -> Tokenizer:

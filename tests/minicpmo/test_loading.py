@@ -1,6 +1,7 @@
 """The files of a checkpoint are read side by side; what is wrong in any of them is told."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from omni.audio import INPUT_HZ
 from omni.errors import CheckpointError
-from omni.minicpmo.checkpoint import load_checkpoint
+from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
 from omni.minicpmo.engine import MiniCPMOEngine
 from omni.minicpmo.load_times import LoadTimes, Stage, Stopwatch
 from omni.minicpmo.loading import Parts, Source, load_parts
@@ -56,6 +57,20 @@ def test_what_other_threads_load_is_for_inference_too(directory: Path) -> None:
 
     for module in (parts.model, parts.assets.flow, parts.assets.vocoder):
         assert all(weight.is_inference() for weight in module.parameters())
+
+
+def test_threads_switch_often_only_while_files_are_read(directory: Path) -> None:
+    usual_s, seen_s = sys.getswitchinterval(), []
+    source = Source(directory=directory, device=CPU, dtype=torch.float32)
+
+    def load_model() -> MiniCpmO:
+        seen_s.append(sys.getswitchinterval())
+        return load_checkpoint(directory, CPU, torch.float32)[0]
+
+    load_parts(source, load_model, Stopwatch())
+
+    assert seen_s[0] < usual_s / 10
+    assert sys.getswitchinterval() == usual_s
 
 
 def cut_short(path: Path) -> None:
