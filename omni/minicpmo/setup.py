@@ -88,9 +88,11 @@ class Loaded:
 
 def load_model(settings: Settings, options: EngineOptions) -> Loaded:
     """Load what the settings name. Raises: CheckpointError, SettingsError."""
+    watch = Stopwatch()
     keep_compiled(Path(settings.service.data_dir))
     directory = resolve_model(settings.model.model_path, Path(settings.service.data_dir))
-    device = options.device or default_device()
+    with watch.stage("driver"):
+        device = options.device or default_device()
     dtype = options.dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     pt_path = Path(settings.model.pt_path) if settings.model.pt_path else None
     source = Source(
@@ -99,7 +101,6 @@ def load_model(settings: Settings, options: EngineOptions) -> Loaded:
         dtype=dtype,
         ref_audio_path=settings.audio.ref_audio_path,
     )
-    watch = Stopwatch()
     parts = load_parts(
         source, lambda: load_checkpoint(directory, device, dtype, pt_path)[0], watch
     )
