@@ -1,7 +1,6 @@
 """The text of `/metrics`: the meter of this process, and the broker's status of the moment."""
 
 from collections.abc import Iterable, Iterator, Mapping
-
 from typing import TypeVar
 
 from attrs import asdict, frozen

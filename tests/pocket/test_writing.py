@@ -18,7 +18,8 @@ from omni.pocket.speaking import Voice
 from tests.pocket.conftest import said_at_16_khz, silence, word_error_rate
 from tests.pocket.driver import Driver
 
-FIRST, SECOND = "The ship left the harbour early in the morning.", "Nobody on board had slept at all."
+FIRST = "The ship left the harbour early in the morning."
+SECOND = "Nobody on board had slept at all."
 
 
 def is_over(event: SessionEvent) -> bool:
