@@ -2,7 +2,8 @@
 
 Session messages (the engine contract's own inputs and events) are routed by the header and never
 opened by the broker. Fabric messages are for the broker or come from it. `docs/protocol.md` is the
-text of this; a change here changes it and `PROTOCOL_VERSION` in the same commit.
+text of this; a change here changes it and `PROTOCOL_VERSION` in the same commit. Longer than
+most files: it is one list of values.
 """
 
 from typing import Literal, NamedTuple

@@ -1,7 +1,7 @@
 """Every setting: frozen sections <- settings.toml <- OMNI_* <- command line.
 
 Each has a default and help. A section goes to the class that needs it; nobody gets the whole.
-`load_settings` is the only way in.
+`load_settings` is the only way in. Longer than most files: two thirds are the table of settings.
 """
 
 import tomllib

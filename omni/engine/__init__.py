@@ -10,6 +10,7 @@ worker's engine thread does:
         for emission in engine.step(arrivals): ...
 
 Sound is raw little-endian float32 mono in [-1, 1]: 16 kHz towards the engine, 24 kHz back.
+Longer than most files: whoever writes an engine finds all that it must know in this one.
 """
 
 from collections.abc import Callable, Sequence

@@ -11,6 +11,7 @@ from omni.engine import Buffer, Prepared, PrepareDuplex, StageCosts, UnitResult,
 from omni.errors import ProtocolError
 from omni.messages import Queued
 from omni.realtime.dialect import (
+    Command,
     Diagnose,
     Interrupt,
     Notice,
@@ -285,6 +286,8 @@ def test_any_fields_are_a_command_or_a_protocol_error(fields: dict[str, object],
 @given(st.binary(max_size=64), st.booleans())
 def test_any_bytes_are_a_command_or_a_protocol_error(data: bytes, binary: bool) -> None:
     try:
-        DuplexDialect("omni_duplex").parse(data, binary)
+        command = DuplexDialect("omni_duplex").parse(data, binary)
     except ProtocolError:
-        pass
+        return
+
+    assert isinstance(command, Command)
