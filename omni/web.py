@@ -32,6 +32,7 @@ from omni.routes import (
     chat,
     config,
     debug,
+    live_sessions,
     openai_chat,
     openai_models,
     openai_realtime,
@@ -154,10 +155,14 @@ def add_routes(app: web.Application) -> None:
             web.get("/openapi.json", get_openapi),
             web.post("/api/signin", signin.post_signin),
             web.post("/api/signout", signin.post_signout),
+            web.get("/api/visitor", signin.get_visitor),
             web.get("/api/apps", apps.get_apps),
             web.get("/api/admin/apps", apps.get_admin_apps),
             web.put("/api/admin/apps", apps.put_admin_apps),
             web.put("/api/admin/apps/{app_id}", apps.put_admin_app),
+            web.delete(
+                "/api/admin/live/{session_id}", live_sessions.delete_live_session
+            ),
             web.post("/api/chat", chat.post_chat),
             web.post("/api/streaming/stop", streaming.stop_streaming),
             web.post("/api/half_duplex/stop", sockets.stop_half_duplex),

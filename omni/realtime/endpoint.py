@@ -113,17 +113,25 @@ class Endpoint:
         if deadline is not None and (self._watched is None or deadline < self._watched):
             self._clock_moved.set()
 
+    async def fail(self, error: OmniError, text: str = "") -> None:
+        """Tell why the session ends, and end it. text: the short form for clients."""
+        try:
+            await self.perform(self.session.fail(error, text))
+        except ConnectionError:
+            self._is_gone = True
+            self._over.set()
+
     async def shut_down(self) -> None:
         """End because this process stops."""
-        await self._fail(ServerStops("The server stops; open a new session"), "Server is stopping")
+        await self.fail(ServerStops("The server stops; open a new session"), "Server is stopping")
         self._ending = End(CLOSE_GOING_AWAY, "Server is stopping")
 
     async def _may_begin(self) -> bool:
         if not self.link.connected:
-            await self._fail(NoWorker("The broker is away: try again soon"), "Service not ready")
+            await self.fail(NoWorker("The broker is away: try again soon"), "Service not ready")
         elif not await self.live.is_first(self):
             text = f"Session {self.session.client_id} is already connected"
-            await self._fail(ProtocolError(text))
+            await self.fail(ProtocolError(text))
         return not self._over.is_set()
 
     async def _serve(self) -> None:
@@ -143,7 +151,7 @@ class Endpoint:
             self._is_gone = True
         except* Exception:
             log.exception("session %s failed", name)
-            await self._fail(OmniError("The server failed; this session is over"))
+            await self.fail(OmniError("The server failed; this session is over"))
 
     # --- from the client ---
 
@@ -168,7 +176,7 @@ class Endpoint:
             else:
                 self.early.push(command, len(data))
         except (TooLarge, Unusable) as exc:
-            await self._fail(exc)
+            await self.fail(exc)
         except ProtocolError as exc:
             await self.perform(self.session.refuse(exc))
 
@@ -198,7 +206,7 @@ class Endpoint:
                 await self._is_wanted.wait()
                 await self._serve_slot(self.linked)
         except OmniError as exc:
-            await self._fail(exc)
+            await self.fail(exc)
 
     async def _serve_slot(self, linked: LinkedSession) -> None:
         """Wait for a slot and pass on what its engine says, until it is given back."""
@@ -279,13 +287,6 @@ class Endpoint:
             log.debug("session %s: not sent, its worker is lost", self.linked.key)
         except OmniError as exc:
             await self.perform(self.session.unsent(send.input, exc, _now()))
-
-    async def _fail(self, error: OmniError, text: str = "") -> None:
-        try:
-            await self.perform(self.session.fail(error, text))
-        except ConnectionError:
-            self._is_gone = True
-            self._over.set()
 
     def _end(self, end: End) -> None:
         self._ending = end

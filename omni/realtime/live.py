@@ -7,6 +7,7 @@ from typing import Protocol
 
 from attrs import define, field
 
+from omni.errors import OmniError
 from omni.realtime.session import Action, Session
 
 #: How long a newcomer waits for an older connection with its id that is just closing.
@@ -27,6 +28,9 @@ class Connection(Stoppable, Protocol):
 
     async def perform(self, actions: Sequence[Action]) -> None:
         """Do what something outside of the socket asks of the session."""
+
+    async def fail(self, error: OmniError, text: str = "") -> None:
+        """End the session and tell why."""
 
 
 @define(eq=False)

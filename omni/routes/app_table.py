@@ -35,6 +35,7 @@ APPS = (
     App("half_duplex_audio", "Half-Duplex Audio", "/half_duplex", "half_duplex", "half.html"),
     App("omni", "Omni Full-Duplex", "/omni", "omni_duplex", "omni.html"),
     App("audio_duplex", "Audio Full-Duplex", "/audio_duplex", "audio_duplex", "audio.html"),
+    App("realtime", "Realtime API", "/realtime", "audio_duplex", "realtime.html"),
 )
 
 

@@ -42,6 +42,7 @@ def add_pages(app: web.Application) -> None:
     app.router.add_get("/", _page_of("home.html"))
     app.router.add_get("/signin", _page_of("signin.html"))
     app.router.add_get("/docs", _page_of("docs.html"))
+    app.router.add_get("/admin", _page_of("admin.html"))
     app.router.add_get("/redoc", get_redoc)
     for entry in ALL_APPS:
         app.router.add_get(entry.route, _app_page(entry))

@@ -58,6 +58,7 @@ _APPS = {"audio": "audio_duplex", "video": "omni", "chat": "turnbased"}
 )
 async def realtime(request: web.Request) -> web.StreamResponse:
     """Serve `/v1/realtime`."""
+    request.app[APPS].require("realtime")
     protocols = offered(request.headers.get("Sec-WebSocket-Protocol"))
     choice = chosen(request.query, request.headers, protocols)
     socket = ClientSocket(request.app[SETTINGS].web, PROTOCOLS)

@@ -30,6 +30,9 @@ from omni.routes.pages import WEBROOT
 TAG = "Sessions"
 DEFAULT_LIMIT = 1000
 MAX_LIMIT = 10_000
+#: Sessions whose files are looked through for their size while the list is waited for; a start
+#: measures those that are there. 0.4 ms each, at 40 files, on two busy cores.
+_MAX_MEASURED = 32
 
 _ENTRY = record(
     {
@@ -41,7 +44,7 @@ _ENTRY = record(
         "title": TEXT,
         "created_at": said(TEXT, "UTC, ISO 8601 with offset"),
         "duration_s": or_null(NUMBER),
-        "size_bytes": WHOLE,
+        "size_bytes": said(or_null(WHOLE), "null while it is not known"),
         "live": said(FLAG, "it is being recorded, or its files are being made"),
     }
 )
@@ -62,7 +65,7 @@ async def get_sessions(request: web.Request) -> web.Response:
     """Return a page of the list, and how many there are in all."""
     limit = min(_whole(request, "limit", DEFAULT_LIMIT), MAX_LIMIT)
     offset = _whole(request, "offset", 0)
-    entries = await asyncio.to_thread(request.app[SESSIONS].entries)
+    entries = await asyncio.to_thread(request.app[SESSIONS].entries, _MAX_MEASURED)
     shown = [_shown(entry) for entry in entries[offset : offset + limit]]
     return json_reply({"total": len(entries), "sessions": shown})
 

@@ -4,9 +4,9 @@ from aiohttp import web
 
 from omni.errors import Unauthorized
 from omni.routes.bodies import read_fields
-from omni.routes.describe import FLAG, TEXT, describe, record
+from omni.routes.describe import FLAG, TEXT, describe, one_of, or_null, record
 from omni.routes.errors import json_reply
-from omni.routes.gate import COOKIE, GUARD, sign_in
+from omni.routes.gate import COOKIE, GUARD, VISITOR, sign_in
 
 _MAX_KEY_CHARS = 500
 
@@ -39,3 +39,23 @@ async def post_signout(request: web.Request) -> web.Response:
     reply = json_reply({"success": True})
     reply.del_cookie(COOKIE, path="/")
     return reply
+
+
+@describe(
+    "Ask who one is",
+    tag="Security",
+    help="`key` is what was shown, by header or cookie; null where none is needed.",
+    reply=record(
+        {
+            "needs_key": FLAG,
+            "is_admin": FLAG,
+            "key": or_null(record({"id": TEXT, "kind": one_of("api", "admin"), "name": TEXT})),
+        }
+    ),
+)
+async def get_visitor(request: web.Request) -> web.Response:
+    """Say what the caller may do, so that a page shows no more than that."""
+    visitor, key = request[VISITOR], request[VISITOR].key
+    shown = None if key is None else {"id": key.id, "kind": key.kind, "name": key.name}
+    needs_key = request.app[GUARD].is_locked
+    return json_reply({"needs_key": needs_key, "is_admin": visitor.is_admin, "key": shown})

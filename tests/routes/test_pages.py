@@ -8,7 +8,7 @@ from omni.routes.pages import WEBROOT
 from tests.conftest import RunningOmni
 
 
-@pytest.mark.parametrize("path", ["/", "/audio_duplex", "/turnbased", "/half_duplex"])
+@pytest.mark.parametrize("path", ["/", "/audio_duplex", "/turnbased", "/half_duplex", "/realtime", "/admin"])
 async def test_a_page_has_the_headers_that_browsers_need(omni: RunningOmni, path: str) -> None:
     async with aiohttp.ClientSession(omni.address) as http, http.get(path) as reply:
         text, headers = await reply.text(), reply.headers

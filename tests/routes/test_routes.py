@@ -232,6 +232,8 @@ async def test_a_disabled_app_is_closed_on_every_way_in(
         ("half_duplex_audio", "/ws/half_duplex/hdx_1", "/half_duplex"),
         ("audio_duplex", "/ws/duplex/adx_1", "/audio_duplex"),
         ("omni", "/ws/duplex/omni_1", "/omni"),
+        ("realtime", "/v1/realtime", "/realtime"),
+        ("realtime", "/v1/realtime?model=any&dialect=openai", "/realtime"),
     ]
     for app_id, socket_path, page in cases:
         _, off = await _json(http.put(f"/api/admin/apps/{app_id}", json={"enabled": False}))
@@ -269,5 +271,30 @@ async def test_apps_have_the_ids_and_routes_of_the_protocol(http: aiohttp.Client
         "half_duplex_audio": "/half_duplex",
         "omni": "/omni",
         "audio_duplex": "/audio_duplex",
+        "realtime": "/realtime",
     }
     assert all(app["name"] for app in body["apps"])
+
+
+async def test_the_operator_ends_a_session_and_its_client_is_told(
+    server: RunningOmni, http: aiohttp.ClientSession
+) -> None:
+    async with connected(server.address, "/ws/duplex/adx_ended") as client:
+        await client.prepare()
+        _, ended = await _json(http.delete("/api/admin/live/adx_ended"))
+        told = await client.until("error")
+        closed = await client.socket.receive(TIMEOUT_S)
+    await _until_idle(http)
+    _, again = await _json(http.delete("/api/admin/live/adx_ended"))
+
+    assert (ended, again) == ({"success": True}, {"success": False})
+    assert told["error"] == "Cancelled" and "operator" in told["message"]
+    assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1000)
+
+
+async def test_where_no_key_is_needed_everybody_is_the_operator(
+    http: aiohttp.ClientSession,
+) -> None:
+    _, body = await _json(http.get("/api/visitor"))
+
+    assert body == {"needs_key": False, "is_admin": True, "key": None}

@@ -118,8 +118,23 @@ async def test_an_api_key_opens_all_but_the_admins_routes(locked: Locked) -> Non
         ("GET", "/api/sessions"),
         ("PUT", "/api/config/eta"),
         ("DELETE", "/api/sessions/s_1"),
+        ("DELETE", "/api/admin/live/adx_1"),
     ):
         assert await status_of(locked.omni, method, path, locked.headers()) == 403
+
+
+async def test_a_page_learns_what_its_key_may_do(locked: Locked) -> None:
+    told = []
+    for is_admin in (False, True):
+        headers = locked.headers(is_admin)
+        async with aiohttp.ClientSession(locked.omni.address, headers=headers) as http:
+            async with http.get("/api/visitor") as reply:
+                body = await reply.json()
+        key = body["key"]
+        told.append((body["needs_key"], body["is_admin"], key["kind"], key["name"]))
+
+    assert told == [(True, False, "api", "test"), (True, True, "admin", "test")]
+    assert await status_of(locked.omni, "GET", "/api/visitor") == 401
 
 
 async def test_the_admin_key_opens_those_too(locked: Locked) -> None:

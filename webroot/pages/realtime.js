@@ -1,0 +1,1 @@
+import { startShell } from "../ui/shell.js"; void startShell("home.title");
