@@ -89,7 +89,7 @@ def _row(entry: Entry) -> list[str]:
         str(entry.meta.get("app_type", "")),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.created_at)),
         "live" if entry.is_live else "" if duration_s is None else f"{duration_s:.0f}",
-        f"{entry.size_bytes / 2**20:.1f}",
+        f"{(entry.size_bytes or 0) / 2**20:.1f}",
     ]
 
 

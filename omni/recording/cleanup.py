@@ -58,7 +58,7 @@ def clean(store: SessionStore, settings: RecordingSettings, now: float) -> dict[
     kept = _delete_beyond(store, kept, max_gb, report)
     report.deleted = report.deleted_expired + report.deleted_capacity
     report.remaining = len(kept) + len(unread)
-    report.remaining_size_mb = round(sum(entry.size_bytes for entry in kept) / _MIB, 1)
+    report.remaining_size_mb = round(_total_bytes(kept) / _MIB, 1)
     return report.as_json()
 
 
@@ -84,16 +84,20 @@ def _delete_beyond(
     """Delete the oldest until the rest fits; return what is left. entries: newest first."""
     if max_gb <= 0:
         return entries
-    total = sum(entry.size_bytes for entry in entries)
+    total = _total_bytes(entries)
     kept = list(entries)
     for entry in reversed(entries):
         if total <= max_gb * _GIB:
             break
         if not entry.is_live and _delete(store, entry, report):
             report.deleted_capacity += 1
-            total -= entry.size_bytes
+            total -= entry.size_bytes or 0
             kept.remove(entry)
     return kept
+
+
+def _total_bytes(entries: list[Entry]) -> int:
+    return sum(entry.size_bytes or 0 for entry in entries)
 
 
 def _delete(store: SessionStore, entry: Entry, report: Report) -> bool:
@@ -112,7 +116,10 @@ def _remove_left_over(store: SessionStore) -> None:
 
 @define(eq=False)
 class Cleaner:
-    """Cleans in a thread of its own: once soon after the start, then at long intervals."""
+    """Cleans in a thread of its own: once soon after the start, then at long intervals.
+
+    Before all else the thread measures what the list of sessions would have to measure.
+    """
 
     store: SessionStore
     settings: RecordingSettings
@@ -132,6 +139,7 @@ class Cleaner:
         self._stop.set()
 
     def _run(self) -> None:
+        self.store.measure(self._stop)
         pause_s = self.first_pass_s
         while not self._stop.wait(pause_s):
             pause_s = self.interval_s

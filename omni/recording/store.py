@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from omni.errors import Forbidden, NotFound, TooLarge
 from omni.files import write_atomically
@@ -28,6 +29,8 @@ from omni.recording.layout import (
 MAX_COMMENT_CHARS = 2000
 #: Folders on their way out; a pass of the clean-up removes what a crash left of them.
 DELETED_PREFIX = ".deleted-"
+#: Between two sessions that are looked through: the thread shares the interpreter with calls.
+_MEASURE_PAUSE_S = 0.002
 _UPLOAD_SUFFIXES = (".webm", ".mp4", ".wav")
 
 Document = dict[str, Any]
@@ -35,11 +38,14 @@ Document = dict[str, Any]
 
 @frozen(kw_only=True)
 class Entry:
-    """One session as a list shows it. created_at: Unix seconds. meta: the whole of meta.json."""
+    """One session as a list shows it. created_at: Unix seconds. meta: the whole of meta.json.
+
+    size_bytes: None for a session that does not name its size and was not looked through yet.
+    """
 
     session_id: str
     created_at: float
-    size_bytes: int
+    size_bytes: int | None
     is_live: bool
     meta: Document
 
@@ -49,7 +55,8 @@ class _Cached:
     stamp: tuple[int, int]  # of meta.json: time of change and size
     meta: Document
     created_at: float
-    size_bytes: int | None
+    size_bytes: int | None  # without what clients uploaded; None: not known, or still growing
+    is_growing: bool  # it has a journal: it runs, or its files are being made
 
 
 @define(eq=False)
@@ -69,12 +76,34 @@ class SessionStore:
         """Return the store of a data directory, which need not exist."""
         return cls(sessions_folder(data_dir))
 
-    def entries(self) -> list[Entry]:
-        """Return all sessions with a readable meta.json, the newest first."""
+    def entries(self, max_measured: int = sys.maxsize) -> list[Entry]:
+        """Return all sessions with a readable meta.json, the newest first.
+
+        max_measured: how many sessions that do not name their size, being another server's, are
+        looked through for it. That takes several times as long as all the rest.
+        """
+        found = []
         with self._lock:
-            found = [entry for name in self.names() if (entry := self._entry(name)) is not None]
+            for name in self.names():
+                if (cached := self._read(name)) is None:
+                    continue
+                if cached.size_bytes is None and not cached.is_growing and max_measured > 0:
+                    cached = self._measure(name, cached)
+                    max_measured -= 1
+                found.append(self._entry(name, cached))
             self._cache = {entry.session_id: self._cache[entry.session_id] for entry in found}
         return sorted(found, key=lambda entry: entry.created_at, reverse=True)
+
+    def measure(self, stop: threading.Event) -> None:
+        """Look through all sessions that do not name their size, with pauses for other threads."""
+        for name in list(self.names()):
+            with self._lock:
+                cached = self._read(name)
+                if cached is None or cached.is_growing or cached.size_bytes is not None:
+                    continue
+                self._measure(name, cached)
+            if stop.wait(_MEASURE_PAUSE_S):
+                return
 
     def names(self) -> Iterator[str]:
         """Yield the names of all folders that may be sessions."""
@@ -87,10 +116,12 @@ class SessionStore:
     def entry(self, session_id: str) -> Entry:
         """Return one session. Raises: NotFound."""
         with self._lock:
-            entry = self._entry(session_id) if is_recording_id(session_id) else None
-        if entry is None:
-            raise NotFound("Session not found")
-        return entry
+            cached = self._read(session_id) if is_recording_id(session_id) else None
+            if cached is None:
+                raise NotFound("Session not found")
+            if cached.size_bytes is None and not cached.is_growing:
+                cached = self._measure(session_id, cached)
+            return self._entry(session_id, cached)
 
     def folder_of(self, session_id: str) -> Path:
         """Return the folder of a session that has a meta.json. Raises: NotFound."""
@@ -135,7 +166,8 @@ class SessionStore:
             raise NotFound("Session not found") from exc
         shutil.rmtree(gone, ignore_errors=True)
 
-    def _entry(self, name: str) -> Entry | None:
+    def _read(self, name: str) -> _Cached | None:
+        """Return what meta.json says now; None where it cannot be read."""
         folder = self.folder / name
         try:
             stat = os.stat(folder / META)
@@ -145,13 +177,25 @@ class SessionStore:
                 self._cache[name] = cached
         except (OSError, ValueError):
             return None
-        live = cached.size_bytes is None and is_live(folder / JOURNAL)
-        size = size_of(folder) if cached.size_bytes is None else cached.size_bytes + _added(folder)
+        return cached
+
+    def _measure(self, name: str, cached: _Cached) -> _Cached:
+        """Look through the files of a finished session."""
+        folder = self.folder / name
+        self._cache[name] = evolve(cached, size_bytes=size_of(folder) - _added(folder))
+        return self._cache[name]
+
+    def _entry(self, name: str, cached: _Cached) -> Entry:
+        folder, size = self.folder / name, cached.size_bytes
+        if size is not None:
+            size += _added(folder)
+        elif cached.is_growing:
+            size = size_of(folder)
         return Entry(
             session_id=name,
             created_at=cached.created_at,
             size_bytes=size,
-            is_live=live,
+            is_live=cached.is_growing and is_live(folder / JOURNAL),
             meta=cached.meta,
         )
 
@@ -167,9 +211,9 @@ def _read_meta(folder: Path, stamp: tuple[int, int]) -> _Cached:
         raise ValueError(f"{folder.name}: meta.json has no created_at")
     created_at = datetime.fromisoformat(created).timestamp()
     size = meta.get("size_bytes")
-    if not isinstance(size, int) and not (folder / JOURNAL).exists():
-        size = size_of(folder) - _added(folder)  # of another server, or an older one
-    return _Cached(stamp, meta, created_at, size if isinstance(size, int) else None)
+    if isinstance(size, int):
+        return _Cached(stamp, meta, created_at, size, is_growing=False)
+    return _Cached(stamp, meta, created_at, None, is_growing=(folder / JOURNAL).exists())
 
 
 def _added(folder: Path) -> int:

@@ -78,7 +78,44 @@ def test_sessions_of_another_server_are_listed_with_their_size(
 
     (entry,) = store.entries()
 
+    assert entry.size_bytes is not None
     assert 2000 < entry.size_bytes < 2300 and not entry.is_live
+    assert store.entry("old").size_bytes == entry.size_bytes
+
+
+def foreign(data_dir: Path, count: int) -> None:
+    """Make finished sessions that do not name their size."""
+    for number in range(count):
+        folder = data_dir / "sessions" / f"old_{number}"
+        folder.mkdir(parents=True)
+        meta = {"session_id": folder.name, "created_at": "2025-06-01T10:00:00+00:00"}
+        write_json(folder / META, meta)
+
+
+def test_a_list_measures_so_many_sessions_and_the_next_ones_the_rest(
+    tmp_path: Path, store: SessionStore
+) -> None:
+    """1,000 sessions of another server took 0.67 s: all of their files were looked through."""
+    foreign(tmp_path, 5)
+
+    known = []
+    for _ in range(3):
+        sizes = [entry.size_bytes for entry in store.entries(max_measured=2)]
+        known.append(sum(size is not None for size in sizes))
+
+    assert known == [2, 4, 5]
+
+
+def test_what_was_measured_before_need_not_be_by_the_list(
+    tmp_path: Path, store: SessionStore
+) -> None:
+    foreign(tmp_path, 3)
+    cleaner = Cleaner(store, OFF, first_pass_s=3600, interval_s=3600)
+    cleaner.start()
+    try:
+        until(lambda: all(entry.size_bytes for entry in store.entries(max_measured=0)))
+    finally:
+        cleaner.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"created_at": "yesterday"}'])
