@@ -20,19 +20,27 @@ Waveform = NDArray[np.float32]
 
 
 def waveform_from_float32(pcm: bytes | memoryview) -> Waveform:
-    """Return the samples of raw little-endian float32 PCM, shape (N,).
+    """Return the samples of raw little-endian float32 PCM, shape (N,), made `harmless`.
 
-    NaN and infinities become silence: one bad sample would poison every model behind this.
     Raises: ProtocolError, if the length is not a whole number of samples.
     """
     size = memoryview(pcm).nbytes
     if size % _FLOAT32_BYTES:
         raise ProtocolError(f"float32 sound of {size} bytes: not a multiple of {_FLOAT32_BYTES}")
-    samples = np.frombuffer(pcm, dtype="<f4")
-    if np.isfinite(samples).all():
+    return harmless(np.frombuffer(pcm, dtype="<f4"))
+
+
+def harmless(samples: Waveform) -> Waveform:
+    """Return *samples* within [-1, 1]: NaN and infinities become silence, peaks are clipped.
+
+    One bad sample would otherwise poison all the state of a model behind it, and with it memory
+    that sessions share: the power of 1e19 overflows float32.
+    """
+    if not samples.size or (samples.max() <= 1.0 and samples.min() >= -1.0):  # false for NaN
         return samples
-    finite: Waveform = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
-    return finite
+    finite = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+    clipped: Waveform = np.clip(finite, -1.0, 1.0)
+    return clipped
 
 
 def float32_from_waveform(samples: Waveform) -> bytes:

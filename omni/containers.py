@@ -14,7 +14,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from omni.audio import INPUT_HZ, Waveform
+from omni.audio import INPUT_HZ, Waveform, harmless
 from omni.errors import ClientError, TooLarge
 
 #: FFmpeg's names of formats that hold all that they play.
@@ -106,7 +106,7 @@ def sound_pieces(container: InputContainer) -> Iterator[Waveform]:
 
 
 def _samples(frame: av.AudioFrame) -> Waveform:
-    return frame.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+    return harmless(frame.to_ndarray().reshape(-1).astype(np.float32, copy=False))
 
 
 def _frames(packet: "av.Packet[AudioStream]") -> list[av.AudioFrame]:

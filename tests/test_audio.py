@@ -56,6 +56,15 @@ def test_samples_that_are_no_numbers_become_silence() -> None:
     assert audio.waveform_from_float32(broken.tobytes()).tolist() == [0.0, 0.0, 0.0, 0.25]
 
 
+def test_a_level_that_no_sound_has_is_clipped() -> None:
+    """The power of 1e19 overflows float32, and a model's memory keeps what comes of it."""
+    loud = np.array([3e38, -1e19, 1.5, -1.0, 0.5], dtype="<f4")
+
+    clipped = audio.waveform_from_float32(loud.tobytes())
+
+    assert clipped.tolist() == [1.0, -1.0, 1.0, -1.0, 0.5]
+
+
 @pytest.mark.parametrize(("from_hz", "to_hz"), [(22_050, 24_000), (48_000, 16_000)])
 def test_resampling_keeps_duration_and_pitch(from_hz: int, to_hz: int) -> None:
     resampled = audio.resample(tone(440, 1.0, from_hz), from_hz, to_hz)

@@ -52,6 +52,18 @@ def test_several_channels_become_one() -> None:
     assert sound.shape == (INPUT_HZ,)
 
 
+def test_samples_that_are_no_sound_are_made_harmless() -> None:
+    samples = tone(1.0)
+    samples[5000:5003] = np.nan, np.inf, 3e38
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE_HZ, format="WAV", subtype="FLOAT")
+    file.seek(0)
+
+    sound = read_sound(file, max_s=10)
+
+    assert np.abs(sound).max() <= 1.0
+
+
 def test_a_sound_that_is_too_long_is_read_no_further() -> None:
     """Ten minutes of silence are 90 kB as FLAC, and 38 MB as samples; hours follow suit."""
     bomb = sound_file("FLAC", np.zeros(600 * 48_000, np.float32), 48_000)
