@@ -2,11 +2,12 @@
 
 import io
 import struct
+from collections.abc import Mapping
 from typing import Protocol
 
 import av
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 from av.audio.stream import AudioStream
 
 from omni.audio import OUTPUT_HZ, Waveform, pcm16_from_waveform
@@ -16,32 +17,39 @@ from omni.wav import wav_from_waveform
 
 @frozen(kw_only=True)
 class SoundFormat:
-    """muxer, codec: FFmpeg's names, empty where no encoder is needed. bit_rate: of mono speech."""
+    """muxer, codec: FFmpeg's names, empty where no encoder is needed. bit_rate: of mono speech.
+
+    stream_options: of the muxer, for a file that leaves as it is made.
+    """
 
     content_type: str
     muxer: str = ""
     codec: str = ""
     bit_rate: int = 0
+    stream_options: Mapping[str, str] = field(factory=dict)
 
 
 #: pcm and pcm16 are one format, by the names of two endpoints: raw PCM16 LE, mono, 24 kHz.
 FORMATS = {
     "mp3": SoundFormat(
-        content_type="audio/mpeg", muxer="mp3", codec="libmp3lame", bit_rate=96_000
+        content_type="audio/mpeg",
+        muxer="mp3",
+        codec="libmp3lame",
+        bit_rate=96_000,
+        stream_options={"write_xing": "0"},  # a header about the whole, which is not known yet
     ),
     "opus": SoundFormat(
-        content_type="audio/ogg", muxer="ogg", codec="libopus", bit_rate=48_000
+        content_type="audio/ogg",
+        muxer="ogg",
+        codec="libopus",
+        bit_rate=48_000,
+        stream_options={"page_duration": "200000"},  # us of sound that wait for a page to be full
     ),
     "aac": SoundFormat(content_type="audio/aac", muxer="adts", codec="aac", bit_rate=96_000),
     "flac": SoundFormat(content_type="audio/flac", muxer="flac", codec="flac"),
     "wav": SoundFormat(content_type="audio/wav"),
     "pcm": SoundFormat(content_type="audio/pcm"),
     "pcm16": SoundFormat(content_type="audio/pcm"),
-}
-_STREAM_OPTIONS = {
-    "flush_packets": "1",
-    "write_xing": "0",  # mp3: a header about the whole, which is not known yet
-    "page_duration": "200000",  # ogg: us of sound that wait for a page to be full
 }
 #: What a file says of its size while nobody knows it; readers then go on to its end.
 _UNKNOWN_BYTES = 0xFFFFFFFF
@@ -104,7 +112,7 @@ class CodecEncoder:
     def __init__(self, sound_format: SoundFormat, file: io.BytesIO | None = None) -> None:
         self._pipe = _Pipe()
         self._num_samples = 0
-        options = _STREAM_OPTIONS if file is None else {}
+        options = {"flush_packets": "1", **sound_format.stream_options} if file is None else {}
         self._container = av.open(
             file or self._pipe, mode="w", format=sound_format.muxer, options=options
         )

@@ -55,6 +55,15 @@ def test_pieces_make_the_same_sound(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
+def test_no_option_is_left_over(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """FFmpeg's muxers do not know each other's options; each spoken text was a line in the log."""
+    piecewise(name, tone(0.5))
+    whole_file(name, tone(0.5))
+
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
 def test_bytes_leave_with_the_first_second_of_sound(name: str) -> None:
     encoder = open_encoder(name)
 
