@@ -28,7 +28,7 @@ from omni.minicpmo.model.hift_decoder import HiftConfig
 from omni.minicpmo.token2wav import SlotChunk, Token2Wav
 from omni.minicpmo.token2wav_assets import Layout, Token2WavAssets
 from omni.minicpmo.token2wav_calls import CodeRow, Token2WavCalls, Token2WavOptions
-from omni.minicpmo.token2wav_graphs import GraphedCall
+from omni.minicpmo.token2wav_graphs import GraphedCall, GraphMemory
 from omni.minicpmo.voice import Voice
 
 PUBLISHED = FlowConfig(
@@ -139,7 +139,7 @@ class Bench:
         timings = []
         for name, call in self.stages.items():
             for mode in self.modes:
-                timed = call if mode == "eager" else GraphedCall(call, (), None)
+                timed = call if mode == "eager" else GraphedCall(call, (), GraphMemory())
                 timings.append(self._timing(name, mode, timed, repeats))
         timings += [self._whole_step(mode, repeats) for mode in self.modes]
         return timings

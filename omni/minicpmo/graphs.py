@@ -7,7 +7,6 @@ function that was recorded; it runs where nothing recorded fits, and on a CPU al
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from attrs import frozen
@@ -16,7 +15,7 @@ from torch import Tensor
 from omni.minicpmo.kv_cache import PagedKVCache, Span, StepShape, bucket_pages, plan_fields
 from omni.minicpmo.model.attention import AttentionPlan
 from omni.minicpmo.staging import Array, Field, Staging
-from omni.minicpmo.token2wav_graphs import Call, GraphedCall
+from omni.minicpmo.token2wav_graphs import Call, GraphedCall, GraphMemory
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +26,14 @@ Shapes = tuple[torch.Size, ...]
 
 
 class GraphPool:
-    """Memory that graphs share which never run at the same time: those of one stream."""
+    """Records calls as graphs that never run at the same time: those of one stream."""
 
     def __init__(self, device: torch.device) -> None:
-        self.can_record = device.type == "cuda"
-        # Any: torch keeps the type of the handle private.
-        self._handle: Any = torch.cuda.graph_pool_handle() if self.can_record else None
+        self._memory = GraphMemory() if device.type == "cuda" else None
 
     def record(self, call: Call, inputs: tuple[Tensor, ...]) -> Call:
         """Return *call* as a graph on inputs of these shapes; on a CPU itself."""
-        return GraphedCall(call, inputs, self._handle) if self.can_record else call
+        return GraphedCall(call, inputs, self._memory) if self._memory is not None else call
 
 
 @frozen(eq=False)

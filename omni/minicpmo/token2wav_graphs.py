@@ -10,24 +10,36 @@ Call = Callable[..., tuple[Tensor, ...]]
 WARM_UP_RUNS = 1  # cuDNN, cuBLAS and cuFFT choose and allocate on the first run
 
 
+class GraphMemory:
+    """What graphs share that never run at the same time: their memory and cuBLAS's workspace.
+
+    Torch keeps a workspace for each stream that is recorded on. Graphs recorded on one stream and
+    replayed on two at once would add into each other's sums, or wait for each other for ever (seen
+    on an H100 in float32), so those of each replaying stream are recorded on a stream of their own.
+    """
+
+    def __init__(self) -> None:
+        # Any: torch keeps the type of the handle private.
+        self.handle: Any = torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream()
+
+
 class GraphedCall:
     """One call recorded on fixed inputs. Its eager twin is the function that it was made of."""
 
-    def __init__(self, call: Call, inputs: tuple[Tensor, ...], pool: Any) -> None:
+    def __init__(self, call: Call, inputs: tuple[Tensor, ...], memory: GraphMemory) -> None:
         """Record *call*. It must not wait for the device, and may only write where inputs point.
 
-        *inputs* are copied and kept as the graph's own. pool: a handle of memory shared with other
-        graphs, of a type that torch keeps private.
+        *inputs* are copied and kept as the graph's own.
         """
         self._inputs = tuple(tensor.clone() for tensor in inputs)
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        memory.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(memory.stream):
             for _ in range(WARM_UP_RUNS):
                 call(*self._inputs)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(memory.stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        with torch.cuda.graph(self._graph, pool=memory.handle, stream=memory.stream):
             self._outputs = call(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -51,7 +63,7 @@ class Graphs:
 
     def __init__(self) -> None:
         self._calls: dict[tuple[object, ...], GraphedCall] = {}
-        self._pool: Any = None  # an opaque handle
+        self._memory: GraphMemory | None = None
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -59,8 +71,8 @@ class Graphs:
     def record(self, key: tuple[object, ...], call: Call, inputs: tuple[Tensor, ...]) -> None:
         """Record *call* under *key*, once."""
         if key not in self._calls:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            self._calls[key] = GraphedCall(call, inputs, self._pool)
+            self._memory = self._memory or GraphMemory()
+            self._calls[key] = GraphedCall(call, inputs, self._memory)
 
     def run(
         self, key: tuple[object, ...], call: Call, inputs: tuple[Tensor, ...]

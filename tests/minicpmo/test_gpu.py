@@ -156,6 +156,32 @@ def test_a_captured_decode_step_equals_its_eager_twin(on_gpu):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
+def test_graphs_of_two_pools_run_at_the_same_time_without_touching_each_other():
+    """Long sums of few outputs: cuBLAS splits them, and adds the parts up in its workspace."""
+    device = torch.device("cuda")
+    streams = [torch.cuda.Stream(), torch.cuda.Stream()]
+    calls, inputs, wanted = [], [], []
+    for number in range(len(streams)):
+        generator = torch.Generator(device).manual_seed(number)
+        x, weight = (torch.randn(64, 8192, device=device, generator=generator) for _ in range(2))
+
+        def products(x: torch.Tensor, weight: torch.Tensor = weight) -> tuple[torch.Tensor, ...]:
+            return tuple(x[: 8 * rows] @ weight.T for rows in range(1, 9))
+
+        calls.append(GraphPool(device).record(products, (x,)))
+        inputs.append(x)
+        wanted.append([each.clone() for each in products(x)])
+    torch.cuda.synchronize()
+
+    for _ in range(200):
+        found = []
+        for stream, call, x in zip(streams, calls, inputs, strict=True):
+            with torch.cuda.stream(stream):
+                found.append([each.clone() for each in call(x)])
+        torch.cuda.synchronize()
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-2)
+
+
 def test_recorded_speech_is_that_of_single_steps(on_gpu, expected):
     """Eight codes a replay, three rows in a graph of four, real draws, ends in mid-replay."""
     tensors = expected("h_tts").tensors
