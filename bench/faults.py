@@ -256,9 +256,10 @@ def main() -> None:
         sets += ["fabric.restart_stable_s=1"]
         flags = [word for item in sets for word in ("--set", item)]
         command = [sys.executable, "-m", "omni.cli", "up", "--http", "--port", "0"]
+        command += ["--workers", "2", "--parent", str(os.getpid())]
         with open(Path(folder) / "up.txt", "wb") as output:
             launcher = subprocess.Popen(
-                [*command, "--workers", "2", *flags], cwd=ROOT, stdout=output, stderr=output
+                [*command, *flags], cwd=ROOT, stdout=output, stderr=output
             )
         try:
             wait_ready(Path(folder) / "up.txt", launcher)

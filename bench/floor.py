@@ -6,6 +6,7 @@ What a fabric adds is its time above this one's, taken in the same run.
 import asyncio
 import base64
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from subprocess import PIPE, Popen
@@ -13,6 +14,7 @@ from subprocess import PIPE, Popen
 import orjson
 from aiohttp import WSMsgType, web
 
+from omni.process import die_with_parent
 from omni.web import loop_factory
 
 _RESULT = {"type": "result", "is_listen": True, "text": "", "audio_data": None, "current_time": 0}
@@ -46,7 +48,9 @@ async def _serve() -> None:
 @contextlib.contextmanager
 def running() -> Iterator[str]:
     """Run the floor server for the time of the block; yields its address."""
-    process = Popen([sys.executable, "-m", "bench.floor"], stdout=PIPE, text=True)
+    process = Popen(
+        [sys.executable, "-m", "bench.floor", str(os.getpid())], stdout=PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -56,5 +60,6 @@ def running() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    die_with_parent(int(sys.argv[1]))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_serve())

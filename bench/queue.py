@@ -159,9 +159,8 @@ async def _there_and_back(session: LinkedSession) -> float:
 def _broker(fabric: FabricSettings, max_queue_size: int) -> Iterator[int]:
     sets = (f"fabric.run_dir={fabric.run_dir}", f"service.max_queue_size={max_queue_size}")
     words = [word for chosen in sets for word in ("--set", chosen)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "omni.broker", *words], stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "omni.broker", "--parent", str(os.getpid()), *words]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         yield process.pid
     finally:

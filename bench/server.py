@@ -54,10 +54,14 @@ def running(settings: Mapping[str, object], *flags: str) -> Iterator[Server]:
         **settings,
     }
     sets = [word for path, value in chosen.items() for word in ("--set", f"{path}={value}")]
-    command = [sys.executable, "-m", "omni.cli", "up", *sets, *flags]
+    command = [sys.executable, "-m", "omni.cli", "up", "--parent", str(os.getpid())]
     with open(folder / "up.txt", "wb") as output:
         launcher = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            [*command, *sets, *flags],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
         )
     try:
         yield _wait_ready(launcher, folder)

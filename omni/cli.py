@@ -14,9 +14,11 @@ from omni.errors import OmniError, SettingsError
 from omni.process import (
     EXIT_CANNOT_START,
     ROOT,
+    add_parent_argument,
     add_settings_arguments,
     settings_of,
     settings_path,
+    stop_with_parent,
 )
 from omni.running import stop_running
 from omni.settings import Settings, as_toml
@@ -84,12 +86,15 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--http", action="store_true", help="no TLS; for localhost")
     parser.add_argument("--model", metavar="PATH", help="MiniCPM-o checkpoint: directory or id")
     parser.add_argument("--data-dir", metavar="DIR", help="recordings, voices, converted weights")
+    add_parent_argument(parser)
     parser.set_defaults(command=_up)
 
 
 def _up(args: argparse.Namespace) -> int:
     from omni.up import up  # needs every package of the fabric; `omni down` shall not
 
+    if args.parent:
+        stop_with_parent(args.parent)
     args.overrides = [*args.overrides, *overrides_of(args)]
     settings = settings_of(args)
     gpus = [gpu.strip() for gpu in args.gpus.split(",") if gpu.strip()]

@@ -25,6 +25,7 @@ from omni.messages import Heartbeat
 from omni.process import (
     EXIT_CANNOT_START,
     EXIT_ENGINE_DEAD,
+    add_parent_argument,
     add_settings_arguments,
     spare_the_loaded,
     start_process,
@@ -116,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--index", type=int, default=0, help="number of this worker on its host")
     parser.add_argument("--gpu", default="", help="which GPU it may use, as nvidia-smi counts")
     add_settings_arguments(parser)
+    add_parent_argument(parser)
     args = parser.parse_args(argv)
     if args.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = args.gpu  # before anything asks the driver

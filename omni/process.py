@@ -31,7 +31,7 @@ _PARENT_POLL_S = 0.5
 
 
 def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--settings`, `--set` and `--parent`, which every process takes."""
+    """Add `--settings` and `--set`, which every command takes."""
     parser.add_argument("--settings", metavar="FILE", help="settings file (default: settings.toml)")
     parser.add_argument(
         "--set",
@@ -41,7 +41,17 @@ def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="set one field; may be repeated",
     )
-    parser.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_parent_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--parent`, for what must not outlive the process that started it."""
+    parser.add_argument(
+        "--parent",
+        type=int,
+        default=0,
+        metavar="PID",
+        help="stop when process PID, which started this one, is gone",
+    )
 
 
 def settings_path(given: str | None) -> Path | None:
@@ -71,6 +81,7 @@ def process_settings(argv: Sequence[str] | None = None) -> Settings:
     """
     parser = argparse.ArgumentParser()
     add_settings_arguments(parser)
+    add_parent_argument(parser)
     return start_process(parser.parse_args(argv))
 
 
@@ -114,6 +125,14 @@ def die_with_parent(parent: int) -> None:
             if os.getppid() != parent:  # it died before the call above
                 os.kill(os.getpid(), signal.SIGTERM)
             return
+    stop_with_parent(parent)
+
+
+def stop_with_parent(parent: int) -> None:
+    """Do the same by looking; for a process that any thread of *parent* may have started.
+
+    The kernel's signal above comes as soon as that one thread ends.
+    """
     watch = threading.Thread(target=_watch_parent, args=(parent,), name="parent", daemon=True)
     watch.start()
 

@@ -114,7 +114,7 @@ def start_omni() -> Iterator[StartOmni]:
     ) -> RunningOmni:
         # not pytest's own: a Unix socket's path may have 107 bytes
         folder = Path(tempfile.mkdtemp(prefix="omni-"))
-        running = _start(folder, settings, flags)
+        running = launch(folder, settings, flags)
         started.append(running)
         if wait:
             until(lambda: _is_ready(running), START_TIMEOUT_S)
@@ -140,7 +140,10 @@ def omni(start_omni: StartOmni) -> Iterator[RunningOmni]:
     running.stop()
 
 
-def _start(folder: Path, settings: Mapping[str, object], flags: tuple[str, ...]) -> RunningOmni:
+def launch(
+    folder: Path, settings: Mapping[str, object] = {}, flags: tuple[str, ...] = ()
+) -> RunningOmni:
+    """Start `omni up` in *folder*, and do not wait for it; it ends with this process."""
     (folder / "settings.toml").touch()  # every default, whatever the project's own file says
     chosen = {
         "model.engine": "null",
@@ -154,6 +157,7 @@ def _start(folder: Path, settings: Mapping[str, object], flags: tuple[str, ...])
     }
     sets = [word for path, value in chosen.items() for word in ("--set", f"{path}={value}")]
     command = [sys.executable, "-m", "omni.cli", "up", "--settings", str(folder / "settings.toml")]
+    command += ["--parent", str(os.getpid())]
     with open(folder / "up.txt", "wb") as output:
         launcher = subprocess.Popen(
             [*command, *sets, *flags],

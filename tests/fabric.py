@@ -101,7 +101,7 @@ class BrokerProcess:
         sets = [f"fabric.run_dir={self._fabric.run_dir}", *self._overrides]
         flags = [item for text in sets for item in ("--set", text)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "omni.broker", *flags],
+            [sys.executable, "-m", "omni.broker", "--parent", str(os.getpid()), *flags],
             stderr=subprocess.DEVNULL,
             env={key: value for key, value in os.environ.items() if not key.startswith("OMNI_")},
         )

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -11,7 +12,7 @@ import pytest
 
 from omni.process import ROOT
 from omni.running import find_running, left_over
-from tests.conftest import RunningOmni, StartOmni, clean_environment
+from tests.conftest import START_TIMEOUT_S, RunningOmni, StartOmni, clean_environment
 from tests.fakes import until
 
 PROCESSES = ["broker", "web-0", "worker-0"]
@@ -127,6 +128,40 @@ def test_children_end_with_a_launcher_that_was_killed(start_omni: StartOmni) -> 
     running.launcher.kill()
 
     until(lambda: not any(is_there(pid) for pid in pids.values()))
+
+
+def test_all_of_it_ends_with_a_parent_that_was_killed() -> None:
+    """Tests and scripts start servers, and `kill -9` leaves them no time to stop these.
+
+    The thread that started it may end before: that is nobody's death.
+    """
+    script = """
+import sys, threading
+from pathlib import Path
+from tests.conftest import launch
+starter = threading.Thread(target=launch, args=[Path(sys.argv[1])])
+starter.start()
+starter.join()
+sys.stdin.read()
+"""
+    with tempfile.TemporaryDirectory(prefix="omni-") as folder:  # short, for its sockets
+        run_dir = str(Path(folder, "run"))
+        command = [sys.executable, "-c", script, folder]
+        with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as parent:
+            until(lambda: "omni is ready" in words_of(Path(folder, "up.txt")), START_TIMEOUT_S)
+            launcher = find_running(run_dir)
+            assert launcher is not None
+            children = left_over(run_dir)
+
+            parent.kill()
+
+            until(lambda: not any(map(is_there, [launcher.pid, *children.values()])))
+            assert sorted(children) == PROCESSES
+
+
+def words_of(path: Path) -> str:
+    """Return what stands in *path*; nothing before there is one."""
+    return path.read_text("utf-8") if path.exists() else ""
 
 
 def test_stale_pid_files_of_a_killed_launcher_do_not_hinder(start_omni: StartOmni) -> None:

@@ -1,10 +1,12 @@
 """`kill -9` in mid-recording: what was said is readable, and becomes files at the next start."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -104,6 +106,7 @@ def test_a_killed_recorder_loses_nothing_that_it_had_written(tmp_path: Path) -> 
     script = """
 import asyncio, sys
 from pathlib import Path
+from omni.process import die_with_parent
 from omni.recording.disk import DiskRecordings
 from tests.recording.test_disk import speak
 
@@ -117,16 +120,19 @@ async def main():
         while recordings.waiting_bytes > 1_000_000:
             await asyncio.sleep(0.001)
 
+die_with_parent(int(sys.argv[2]))
 asyncio.run(main())
 """
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, env=clean_environment())
+    command = [sys.executable, "-c", script, str(tmp_path), str(os.getpid())]
     sessions = tmp_path / "sessions"
-    until(lambda: any(path.stat().st_size > 5_000_000 for path in sessions.glob(f"*/{JOURNAL}")))
-    (journal,) = sessions.glob(f"*/{JOURNAL}")
-    live = is_live(journal)
-    process.kill()
-    process.wait(TIMEOUT_S)
+    with subprocess.Popen(command, cwd=ROOT, env=clean_environment()) as process:
+        try:
+            journals = partial(sessions.glob, f"*/{JOURNAL}")
+            until(lambda: any(path.stat().st_size > 5_000_000 for path in journals()))
+            (journal,) = journals()
+            live = is_live(journal)
+        finally:
+            process.kill()
 
     items = [record.item for record in read_journal(journal)]
     assert live and not is_live(journal)
