@@ -1,5 +1,6 @@
 """The engine on a GPU: recorded steps against eager ones, and against the reference."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,11 +10,28 @@ import torch
 from attrs import evolve
 from numpy.typing import NDArray
 
-from omni.engine import AudioChunk, Close, Prepared, SessionEvent, Slot, UnitResult
+from omni.engine import (
+    AudioChunk,
+    Buffer,
+    ChatDone,
+    ChatMessage,
+    ChatRequest,
+    Close,
+    Part,
+    Prepared,
+    ReplyChunk,
+    SessionEvent,
+    Slot,
+    SpeakRequest,
+    TranscribeRequest,
+    TranscriptSegment,
+    UnitResult,
+)
 from omni.minicpmo.model.flow_cache import CacheTrim
 from omni.minicpmo.setup import EngineOptions
 from tests.minicpmo.conftest import Golden
 from tests.minicpmo.driver import Driver, golden_driver, heard, pcm, slots
+from tests.minicpmo.pictures import golden_picture
 from tests.minicpmo.test_duplex import GREEDY, SLOT, check_unit
 
 pytestmark = [
@@ -43,6 +61,86 @@ def driver(
     made = golden_driver(checkpoint_dir, expected("i_flow").tensors["noise"].cuda(), options)
     yield made
     made.engine.close()
+
+
+@pytest.fixture(scope="module")
+def on_cpu(checkpoint_dir: Path, expected: Callable[[str], Golden]) -> Iterator[Driver]:
+    made = golden_driver(checkpoint_dir, expected("i_flow").tensors["noise"])
+    yield made
+    made.engine.close()
+
+
+def asked(driver: Driver, request: ChatRequest | SpeakRequest | TranscribeRequest) -> ChatDone:
+    """Return how *request* ended; its other events are left in the driver."""
+    driver.events.clear()
+    driver.step(SLOT, request)
+    *events, done = driver.until_done(SLOT)
+    assert isinstance(done, ChatDone), done
+    driver.events[SLOT] = events
+    driver.step(SLOT, Close())
+    assert driver.is_clean(SLOT.index)
+    return done
+
+
+def sound_of(driver: Driver) -> NDArray[np.float32]:
+    events = driver.events[SLOT]
+    return np.concatenate([heard(e.pcm) for e in events if isinstance(e, ReplyChunk)])
+
+
+def test_a_text_is_read_out_as_on_the_cpu(driver: Driver, on_cpu: Driver) -> None:
+    request = SpeakRequest(text="The ship left early. Nobody had slept!", seed=1)
+
+    done, wanted = asked(driver, request), asked(on_cpu, request)
+
+    assert (done.text, done.finish_reason) == (wanted.text, wanted.finish_reason)
+    assert done.speech_tokens == wanted.speech_tokens > 25
+    assert done.input_tokens == wanted.input_tokens
+    sound, reference = sound_of(driver), sound_of(on_cpu)
+    assert len(sound) == len(reference)
+    error = np.linalg.norm((sound - reference)[:24_000]) / np.linalg.norm(reference[:24_000])
+    assert error < WAVE
+
+
+def test_a_recording_is_written_down_as_on_the_cpu(
+    driver: Driver, on_cpu: Driver, stream: NDArray[np.float32]
+) -> None:
+    request = TranscribeRequest(pcm=pcm(stream[:160_000]))
+
+    done, wanted = asked(driver, request), asked(on_cpu, request)
+
+    assert (done.text, done.generated_tokens) == (wanted.text, wanted.generated_tokens)
+    segments = [
+        [event for event in each.events[SLOT] if isinstance(event, TranscriptSegment)]
+        for each in (driver, on_cpu)
+    ]
+    assert segments[0] == segments[1] and segments[0]
+
+
+def test_a_chat_about_a_picture_and_a_sound_is_answered_as_on_the_cpu(
+    driver: Driver, on_cpu: Driver, stream: NDArray[np.float32]
+) -> None:
+    jpeg = io.BytesIO()
+    golden_picture(640, 480, 2).save(jpeg, "JPEG", quality=90)
+    parts = (
+        Part(kind="image", data=Buffer(jpeg.getvalue())),
+        Part(kind="audio", data=pcm(stream[:40_000])),
+        Part(kind="text", text="What is this?"),
+    )
+    request = ChatRequest(
+        messages=(ChatMessage(role="user", parts=parts),),
+        do_sample=False,
+        max_new_tokens=24,
+        speak=True,
+        seed=3,
+    )
+
+    done, wanted = asked(driver, request), asked(on_cpu, request)
+
+    assert (done.text, done.finish_reason) == (wanted.text, wanted.finish_reason)
+    assert done.input_tokens == wanted.input_tokens
+    assert done.generated_tokens == wanted.generated_tokens
+    assert done.speech_tokens == wanted.speech_tokens
+    assert len(sound_of(driver)) == len(sound_of(on_cpu))
 
 
 def test_an_audio_call_is_the_golden_one(
