@@ -77,7 +77,10 @@ class Conversation:
         self.version += 1
 
     def truncate(self, item_id: str, content_index: int, end_ms: int) -> None:
-        """Keep of a spoken answer what was played until *end_ms*. Raises: Refusal."""
+        """Keep of a spoken answer what was played until *end_ms*. Raises: Refusal.
+
+        It may still be spoken: some clients truncate first, and cancel then.
+        """
         item = self.find(item_id, "truncate")
         if not isinstance(item, Message) or item.role != "assistant":
             problem = "only spoken answers can be truncated"
@@ -88,8 +91,6 @@ class Conversation:
         if end_ms > content.duration_ms + 1:  # clients count whole milliseconds, and may round up
             problem = f"its sound is {content.duration_ms:.0f} ms long"
             raise Refusal(("audio_end_ms",), problem)
-        if item.status == "in_progress":
-            raise Refusal(("item_id",), "it is still being spoken: cancel the response first")
         content.truncate(end_ms)
         self.version += 1
 

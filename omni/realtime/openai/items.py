@@ -53,9 +53,13 @@ class Piece:
 
 @define
 class Spoken:
-    """`output_audio`: the answer piece by piece, so that what was played of it can be kept."""
+    """`output_audio`: the answer piece by piece, so that what was played of it can be kept.
+
+    is_cut: nobody will hear what an engine says from here on.
+    """
 
     pieces: list[Piece] = field(factory=list)
+    is_cut: bool = False
 
     @property
     def transcript(self) -> str:
@@ -68,8 +72,9 @@ class Spoken:
         return sum(piece.duration_ms for piece in self.pieces)
 
     def add(self, text: str, num_bytes: int) -> None:
-        """Append what an engine said. num_bytes: of float32 at 24 kHz."""
-        self.pieces.append(Piece(text, num_bytes / _FLOAT32_BYTES * _MS / OUTPUT_HZ))
+        """Append what an engine said, unless it was cut. num_bytes: of float32 at 24 kHz."""
+        if not self.is_cut:
+            self.pieces.append(Piece(text, num_bytes / _FLOAT32_BYTES * _MS / OUTPUT_HZ))
 
     def truncate(self, end_ms: float) -> None:
         """Keep what was played until *end_ms*: of a piece cut in two, as much of its words."""
@@ -82,6 +87,7 @@ class Spoken:
             kept.append(piece)
             end_ms -= piece.duration_ms
         self.pieces = kept
+        self.is_cut = True
 
     def _with_their_sound(self) -> list[Piece]:
         """Return the pieces such that words which came ahead of their sound lie with it.

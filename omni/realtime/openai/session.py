@@ -345,7 +345,9 @@ class RealtimeSession:
     async def _cancel(self, response_id: str | None) -> None:
         active = self._answers.active(response_id)
         if active is None:
-            raise Refusal((), "there is no active response to cancel", "response_cancel_not_active")
+            # clients know by these first words that it was only over sooner than they saw
+            problem = "Cancellation failed: no active response found"
+            raise Refusal((), problem, "response_cancel_not_active")
         await self._answers.cancel(active, "client_cancelled")
 
     def _answer_ahead(self, sound: Waveform) -> None:

@@ -66,10 +66,14 @@ def texts(messages: tuple[ChatMessage, ...]) -> list[tuple[str, list[str]]]:
     return [(m.role, [part.text or part.kind for part in m.parts]) for m in messages]
 
 
-def said_of(item: Message) -> str:
+def spoken_of(item: Message) -> Spoken:
     part = item.content[0]
     assert isinstance(part, Spoken)
-    return part.transcript
+    return part
+
+
+def said_of(item: Message) -> str:
+    return spoken_of(item).transcript
 
 
 # --- order ---
@@ -196,12 +200,16 @@ def test_what_cannot_be_truncated_is_refused(
     assert refusal.value.loc == (field,)
 
 
-def test_an_answer_on_its_way_cannot_be_truncated() -> None:
-    item = answer("a", ("one", 1.0))
+def test_an_answer_on_its_way_takes_up_nothing_more_once_it_is_truncated() -> None:
+    """OpenAI's agents truncate first, and cancel the response then."""
+    item = answer("a", ("one ", 1.0), ("two ", 1.0))
     item.status = "in_progress"
+    there = conversation(item)
 
-    with pytest.raises(Refusal, match="cancel"):
-        conversation(item).truncate("a", 0, 500)
+    there.truncate("a", 0, 1000)
+    spoken_of(item).add("three", SECOND)
+
+    assert said_of(item) == "one" and spoken_of(item).duration_ms == 1000
 
 
 # --- for the engine ---

@@ -226,6 +226,7 @@ async def test_cancelling_nothing_is_an_error(address: str) -> None:
         error = await talk.refused("response.cancel")
 
     assert error["code"] == "response_cancel_not_active"
+    assert error["message"].startswith("Cancellation failed")  # what LiveKit goes by
 
 
 async def test_a_cancelled_answer_can_be_followed_by_the_next_at_once(address: str) -> None:
@@ -409,6 +410,24 @@ async def test_a_truncated_answer_keeps_what_was_played(address: str) -> None:
     assert event["content_index"] == 0
     assert retrieved["item"]["content"][0]["transcript"] == "one two"
     assert too_late["param"] == "audio_end_ms"
+
+
+async def test_an_answer_may_be_truncated_before_it_is_cancelled(address: str) -> None:
+    """As OpenAI's agents do it when somebody breaks in."""
+    async with talking(address) as talk:
+        await talk.write(LONG)
+        await talk.send("response.create")
+        begun = await talk.until("response.output_audio.delta")
+        where = {"item_id": begun["item_id"], "content_index": 0}
+        await talk.send("conversation.item.truncate", **where, audio_end_ms=1000)
+        await talk.until("conversation.item.truncated")
+        await talk.send("response.cancel")
+        response = await talk.done()
+        await talk.send("conversation.item.retrieve", item_id=begun["item_id"])
+        retrieved = await talk.until("conversation.item.retrieved")
+
+    assert response["status"] == "cancelled"
+    assert retrieved["item"]["content"][0]["transcript"] == "word"
 
 
 async def test_a_picture_is_part_of_a_message(address: str) -> None:
