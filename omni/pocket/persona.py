@@ -59,8 +59,8 @@ class Persona:
     def of(cls, instructions: str, tuned: str = "") -> "Persona":
         """Return the persona that a session's *instructions* mean; *tuned* replaces ours if set."""
         text = instructions.strip()
-        if not _GENERIC.fullmatch(text) or tuned:
-            own = text if not _GENERIC.fullmatch(text) else tuned
+        own = tuned if _GENERIC.fullmatch(text) or not _is_latin(text) else text
+        if own:
             return cls(prefix=(Utterance(role="system", text=own),), is_custom=True)
         prefix = [Utterance(role="system", text=_INSTRUCTIONS)]
         for asked, answer in _EXAMPLES:
@@ -75,3 +75,13 @@ class Persona:
         if self.is_custom or _WANTS_MORE.search(question):
             return False
         return sum(len(sentence.split()) for sentence in sentences) >= _ENOUGH_WORDS
+
+
+def _is_latin(text: str) -> bool:
+    """Return whether the model can follow *text*, and the voice the answers that come of it.
+
+    Told in Chinese to speak Chinese, the model says one character over and over, and the voice,
+    which is English, says nothing: a client whose own instructions are Chinese heard silence.
+    """
+    letters = [char for char in text if char.isalpha()]
+    return 2 * sum(char < "\u0250" for char in letters) >= len(letters)  # where Latin ends

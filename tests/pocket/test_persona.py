@@ -25,6 +25,18 @@ def test_the_user_s_instructions_stand_alone() -> None:
     assert [message.text for message in persona.prefix] == ["You are a pirate."]
 
 
+@pytest.mark.parametrize("instructions", ["请用中文口语回答。", "模仿音色。You are 面壁小钢炮，请聊天。"])
+def test_instructions_that_the_model_cannot_read_mean_our_own(instructions: str) -> None:
+    """The demo's pages send Chinese ones by default: the answer was one character, and no sound."""
+    assert Persona.of(instructions) == Persona.of("")
+    assert Persona.of(instructions, "You sell tea.").prefix[0].text == "You sell tea."
+
+
+def test_accents_and_a_name_in_another_script_are_read() -> None:
+    for text in ("Tu es un café à Paris.", "Call the user 小明, and be brief."):
+        assert Persona.of(text).prefix[0].text == text
+
+
 def test_the_operator_s_prompt_replaces_ours_and_not_the_user_s() -> None:
     assert Persona.of("", "You sell tea.").prefix[0].text == "You sell tea."
     assert Persona.of("You are a pirate.", "You sell tea.").prefix[0].text == "You are a pirate."
