@@ -59,7 +59,8 @@ _INLINE_BYTES = 2**20
 class Endpoint:
     """Everything about one connection; `run` is its life. Owned by the task that runs it.
 
-    handed_over: what a client of another dialect said; its socket is left open then.
+    owner: who opened it, by key or address. handed_over: what a client of another dialect said; its
+    socket is left open then.
     """
 
     link: BrokerLink
@@ -71,6 +72,7 @@ class Endpoint:
     session: Session
     socket: ClientSocket
     early: EarlyCommands
+    owner: str = ""
     handed_over: bytes | None = field(default=None, init=False)
     recorder: Recorder = field(factory=NoRecording, init=False)
     _is_leased: bool = field(default=False, init=False)
@@ -129,7 +131,7 @@ class Endpoint:
     async def _may_begin(self) -> bool:
         if not self.link.connected:
             await self.fail(NoWorker("The broker is away: try again soon"), "Service not ready")
-        elif not await self.live.is_first(self):
+        elif not await self.live.take_over(self):
             text = f"Session {self.session.client_id} is already connected"
             await self.fail(ProtocolError(text))
         return not self._over.is_set()

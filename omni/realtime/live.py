@@ -7,11 +7,13 @@ from typing import Protocol
 
 from attrs import define, field
 
-from omni.errors import OmniError
+from omni.errors import Cancelled, OmniError
 from omni.realtime.session import Action, Session
 
-#: How long a newcomer waits for an older connection with its id that is just closing.
+#: How long a newcomer waits for somebody else's connection with its id that is just closing.
 _HANDOVER_S = 1.0
+#: How long for one of its own, which was told to end; above what a client may take nothing for.
+_TAKE_OVER_S = 15.0
 
 
 class Stoppable(Protocol):
@@ -22,9 +24,10 @@ class Stoppable(Protocol):
 
 
 class Connection(Stoppable, Protocol):
-    """What others may do with a live connection."""
+    """What others may do with a live connection. owner: who opened it, by key or address."""
 
     session: Session
+    owner: str
 
     async def perform(self, actions: Sequence[Action]) -> None:
         """Do what something outside of the socket asks of the session."""
@@ -35,7 +38,7 @@ class Connection(Stoppable, Protocol):
 
 @define(eq=False)
 class LiveSessions:
-    """Connections by client id. Only the first of an id may hold a slot."""
+    """Connections by client id. Only one of an id may hold a slot: the first in its list."""
 
     _by_id: dict[str, list[Connection]] = field(factory=dict, init=False)
     _calls: set[Stoppable] = field(factory=set, init=False)
@@ -64,11 +67,23 @@ class LiveSessions:
         finally:
             self._calls.discard(call)
 
-    async def is_first(self, connection: Connection) -> bool:
-        """Say whether *connection* is the only one of its id, after waiting for one that leaves."""
+    async def take_over(self, connection: Connection) -> bool:
+        """Say whether *connection* is the only one of its id, after ending its owner's older ones.
+
+        A client whose network was away comes back with its id long before anybody sees that its
+        first socket is dead. An id that is somebody else's is not given away.
+        """
+        client_id = connection.session.client_id
+        group = self._by_id[client_id]
+        older = group[: group.index(connection)]
+        for other in older:
+            if other.owner == connection.owner:
+                text = f"Session {client_id} was opened again: this connection is over"
+                await other.fail(Cancelled(text), text)
+        is_own = all(other.owner == connection.owner for other in older)
         try:
-            async with asyncio.timeout(_HANDOVER_S):
-                while self._first(connection.session.client_id) is not connection:
+            async with asyncio.timeout(_TAKE_OVER_S if is_own else _HANDOVER_S):
+                while self._first(client_id) is not connection:
                     await self._left.wait()
         except TimeoutError:
             return False

@@ -147,6 +147,7 @@ def endpoint_of(
         session=session,
         socket=socket,
         early=EarlyCommands(app[SETTINGS].web.max_early_kb << 10),
+        owner=request[VISITOR].key_id or request[VISITOR].address,
     )
 
 

@@ -237,12 +237,25 @@ async def test_one_id_never_holds_two_slots(address: str) -> None:
     async with connected(address, "/ws/duplex/adx_13") as first:
         await first.prepare()
         async with connected(address, "/ws/duplex/adx_13") as second:
-            error = await second.expect("error")
-            await second.closed()
-        await first.send_chunk()
-        await first.expect("result")
+            await second.prepare()
+            async with aiohttp.ClientSession(address) as http:
+                async with http.get("/status") as reply:
+                    tasks = (await reply.json())["running_tasks"]
+        error, code = await first.until("error"), await first.closed()
 
-    assert "already connected" in error["error"]
+    assert [task["session_id"] for task in tasks].count("adx_13") == 1
+    assert "was opened again" in error["error"] and code == 1000
+
+
+async def test_a_client_that_comes_back_with_its_id_is_served_at_once(address: str) -> None:
+    """Its network was away: the first socket is open and dead, and nobody has noticed yet."""
+    async with connected(address, "/ws/duplex/adx_17") as dead:
+        await dead.prepare()
+        for _ in range(3):
+            async with connected(address, "/ws/duplex/adx_17") as client:
+                await client.prepare()
+                await client.send_chunk()
+                await client.expect("result")
 
 
 async def test_an_id_is_free_again_after_its_session(address: str) -> None:

@@ -274,7 +274,7 @@ async def test_a_socket_with_the_id_of_anothers_session_gives_no_right_to_it(
     path, address = "/ws/half_duplex/hdx_hers", locked.omni.address
     async with connected(address, path, headers=locked.headers()) as hers:
         await hers.prepare()
-        async with connected(address, path, headers=others):
+        async with connected(address, path, headers=others) as stranger:
             status = await status_of(
                 locked.omni,
                 "POST",
@@ -282,8 +282,12 @@ async def test_a_socket_with_the_id_of_anothers_session_gives_no_right_to_it(
                 others,
                 json={"session_id": "hdx_hers"},
             )
+            refused = await stranger.until("error")
+        await hers.send("stop")
+        stopped = await hers.until("stopped")
 
     assert status == 403
+    assert "already connected" in refused["error"] and stopped["type"] == "stopped"
 
 
 async def test_whose_sessions_run_and_wait_is_shown_to_their_key_and_the_admin_alone(
