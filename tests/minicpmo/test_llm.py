@@ -186,3 +186,17 @@ def test_rolling_back_leaves_no_trace(model, new_cache):
     run(model, fresh, [(0, prefix)])
     close(hidden, run(model, fresh, [(0, right)])[0], 1e-5)
     cache.table.check_integrity()
+
+
+def test_what_others_left_in_freed_pages_is_not_read(model, new_cache):
+    """A broken session's page may hold NaN, and 0 * NaN is NaN: weights of zero do not help."""
+    torch.manual_seed(5)
+    size = model.llm.config.decoder.hidden_size
+    clean, dirty = new_cache(), new_cache()
+    dirty.pool[:, :, 1:] = torch.nan
+
+    for lengths in ((5, 2), (3, 9), (1, 1)):
+        embeds = [torch.randn(length, size) for length in lengths]
+        wanted = run(model, clean, list(enumerate(embeds)))
+        hidden = run(model, dirty, list(enumerate(embeds)))
+        close(torch.cat(hidden), torch.cat(wanted), 0)

@@ -147,15 +147,23 @@ def _attend_paged(
         visible = (group.first_visible, group.last_visible)
         out = paged_kernel.attend_pages(folded, pool, group.pages, *visible)
     else:
-        out = _gather_and_attend(folded, pool, group.pages, mask)
+        out = _gather_and_attend(folded, pool, group, mask)
     unfolded = out.view(rows, num_kv_heads, -1, length, head_dim).permute(0, 3, 1, 2, 4)
     return unfolded.reshape(rows * length, -1)
 
 
-def _gather_and_attend(folded: Tensor, pool: Tensor, pages: Tensor, mask: Tensor) -> Tensor:
+def _gather_and_attend(
+    folded: Tensor, pool: Tensor, group: AttentionGroup, mask: Tensor
+) -> Tensor:
+    assert group.pages is not None
+    rows, num_pages = group.pages.shape
     _, _, page_size, num_kv_heads, head_dim = pool.shape
-    shape = (2, pages.shape[0], pages.shape[1] * page_size, num_kv_heads, head_dim)
-    k, v = pool.index_select(1, pages.flatten()).view(shape).transpose(2, 3).to(folded.dtype)
+    shape = (2, rows, num_pages * page_size, num_kv_heads, head_dim)
+    gathered = pool.index_select(1, group.pages.flatten()).view(shape)
+    # Behind a row's last token lies what others left in its pages, and 0 * NaN is NaN.
+    keys = torch.arange(shape[2], device=pool.device)
+    foreign = keys > group.last_visible.amax(dim=1, keepdim=True)
+    k, v = gathered.masked_fill_(foreign[..., None, None], 0).transpose(2, 3).to(folded.dtype)
     return F.scaled_dot_product_attention(folded, k, v, attn_mask=mask)
 
 

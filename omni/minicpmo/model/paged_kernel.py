@@ -61,7 +61,8 @@ def _attend_pages(
     offsets = tl.arange(0, PAGE_SIZE)
     # The pages that these queries see, in equal parts: the grid is made for the longest rows.
     begin = tl.min(tl.where(inside, first, 1 << 40), axis=0) // PAGE_SIZE
-    end = tl.minimum(tl.max(last, axis=0) // PAGE_SIZE + 1, num_pages)
+    newest = tl.max(last, axis=0)
+    end = tl.minimum(newest // PAGE_SIZE + 1, num_pages)
     share = tl.cdiv(end - begin, num_splits)
     start = begin + split * share
     for page in range(start, tl.minimum(start + share, end)):
@@ -76,7 +77,9 @@ def _attend_pages(
         weights = tl.where(visible, tl.exp(scores - new_highest[:, None]), 0.0)
         shrink = tl.exp(highest - new_highest)
         total = total * shrink + tl.sum(weights, axis=1)
-        values = tl.load(pool_ptr + value_offset + lies)
+        # Behind the row's last token lies what others left in its page, and 0 * NaN is NaN.
+        is_own = (at <= newest)[:, None]
+        values = tl.load(pool_ptr + value_offset + lies, mask=is_own, other=0.0)
         part = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         mixed = mixed * shrink[:, None] + part
         highest = new_highest
