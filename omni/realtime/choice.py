@@ -50,7 +50,7 @@ def chosen(
         return Choice("openai", mode or "video", is_beta)
     if mode is not None:
         return Choice("r2" if mode == "chat" else "undecided", mode)
-    if "model" in query or "OpenAI/" in headers.get("User-Agent", ""):
+    if "model" in query or "intent" in query or "OpenAI/" in headers.get("User-Agent", ""):
         return Choice("openai")
     return Choice("undecided")
 

@@ -7,6 +7,7 @@ from attrs import define, field
 from omni.errors import ProtocolError
 from omni.realtime.dialect import Command, Dialect, Frame, HandOver, Notice
 from omni.realtime.fields import Fields, read_object
+from omni.realtime.openai.config import KINDS
 from omni.realtime.queue_events import render_queue
 from omni.realtime.r1 import R1Dialect
 from omni.realtime.r2 import R2Dialect
@@ -52,4 +53,4 @@ def _event(data: bytes, binary: bool) -> Fields:
 def _is_openai(event: Fields) -> bool:
     session = event.values.get("session")
     is_update = event.values.get("type") == "session.update"
-    return is_update and isinstance(session, dict) and session.get("type") == "realtime"
+    return is_update and isinstance(session, dict) and session.get("type") in KINDS

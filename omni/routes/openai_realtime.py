@@ -15,7 +15,7 @@ from omni.realtime.dialect import Frame
 from omni.realtime.fields import Fields
 from omni.realtime.openai.call_record import CallRecord
 from omni.realtime.openai.client_secrets import DEFAULT_S, MAX_S, MIN_S
-from omni.realtime.openai.config import SessionConfig, updated
+from omni.realtime.openai.config import SessionConfig, new_config, updated
 from omni.realtime.openai.events import error_event, new_id
 from omni.realtime.openai.session import RealtimeSession
 from omni.realtime.openai.shown_config import shown
@@ -223,7 +223,8 @@ def _rendered(error: OmniError) -> Sequence[Frame]:
 
 
 def _new_config(request: web.Request) -> SessionConfig:
-    return SessionConfig(model=served_model(request))
+    is_transcription = request.query.get("intent") == "transcription"
+    return new_config(served_model(request), "transcription" if is_transcription else "realtime")
 
 
 def _config_of(request: web.Request) -> SessionConfig:

@@ -33,6 +33,7 @@ def _chosen(
         ({"mode": "audio"}, {}, None, Choice("undecided", "audio")),
         ({"mode": "video", "model": "m"}, PYTHON, None, Choice("undecided", "video")),
         ({"model": "m"}, {}, None, Choice("openai")),
+        ({"intent": "transcription"}, {}, None, Choice("openai")),
         ({}, PYTHON, None, Choice("openai")),
         ({}, NODE, None, Choice("openai")),
         ({}, {}, None, Choice("undecided", "video")),

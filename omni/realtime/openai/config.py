@@ -11,8 +11,10 @@ from omni.realtime.fields import Fields
 
 FormatName = Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
 Modality = Literal["text", "audio"]
+SessionKind = Literal["realtime", "transcription"]
 Eagerness = Literal["low", "medium", "high", "auto"]
 
+KINDS: tuple[SessionKind, ...] = ("realtime", "transcription")
 FORMATS: tuple[FormatName, ...] = ("audio/pcm", "audio/pcmu", "audio/pcma")
 PCM_HZ = 24_000
 _BETA_FORMATS: Mapping[str, FormatName] = {
@@ -32,6 +34,7 @@ SILENCE_OF_EAGERNESS_MS: Mapping[Eagerness, int] = {
 MAX_TOKENS = 4096
 MAX_TOOLS = 128
 MAX_NAME_CHARS = 256
+MAX_LANGUAGES = 64
 
 
 @frozen(kw_only=True)
@@ -67,10 +70,12 @@ class Transcription:
 class SessionConfig:
     """max_output_tokens: None for no limit of its own. speed and noise_reduction: kept, unused.
 
-    sound: base64 in events, as OpenAI has it, or one of our forms of binary frames.
+    kind: whether what the user says is answered, or only written down. sound: base64 in events, as
+    OpenAI has it, or one of our forms of binary frames.
     """
 
     model: str
+    kind: SessionKind = "realtime"
     voice: str = "default"
     instructions: str = ""
     output_modality: Modality = "audio"
@@ -86,19 +91,28 @@ class SessionConfig:
     max_output_tokens: int | None = None
     sound: SoundForm = "base64"
 
+    @property
+    def answers_turns(self) -> bool:
+        """True where the server answers by itself what it takes for a turn."""
+        rules = self.turn_detection
+        return self.kind == "realtime" and rules is not None and rules.create_response
+
+
+def new_config(model: str, kind: SessionKind = "realtime") -> SessionConfig:
+    """Return how a session begins of which nothing but its kind is known."""
+    return _with_transcripts(SessionConfig(model=model, kind=kind))
+
 
 def updated(config: SessionConfig, session: Fields) -> SessionConfig:
     """Return *config* with what *session* says, in the present form or the beta's flat one.
 
     Raises: FieldError.
     """
-    kind = session.text("type", "realtime", MAX_NAME_CHARS)
-    if kind != "realtime":
-        raise Refusal((*session.loc, "type"), f"{kind!r} is not served, only realtime is")
+    config = evolve(config, kind=session.choice("type", config.kind, KINDS))
     sound = session.section("audio")
     config = _with_input(config, sound.section("input"))
     config = _with_output(config, sound.section("output"))
-    config = _with_flat_fields(config, session)
+    config = _with_transcripts(_with_flat_fields(config, session))
     return evolve(
         config,
         instructions=session.text("instructions", config.instructions),
@@ -192,6 +206,13 @@ def _with_output(config: SessionConfig, given: Fields) -> SessionConfig:
     )
 
 
+def _with_transcripts(config: SessionConfig) -> SessionConfig:
+    """Return *config* with transcripts on, where there is nothing else to wait for."""
+    if config.kind == "realtime" or config.transcription is not None:
+        return config
+    return evolve(config, transcription=Transcription(model=config.model))
+
+
 def _with_flat_fields(config: SessionConfig, given: Fields) -> SessionConfig:
     """Take what stood directly in the session of the beta."""
     most = max_tokens(given, "max_response_output_tokens", config.max_output_tokens)
@@ -242,9 +263,16 @@ def _transcription(
     given = fields.section(name)
     return Transcription(
         model=given.text("model", max_chars=MAX_NAME_CHARS),
-        language=given.text("language", max_chars=MAX_NAME_CHARS),
+        language=_language(given),
         prompt=given.text("prompt"),
     )
+
+
+def _language(given: Fields) -> str:
+    """Return the one language that is named; later models take a list, which may name several."""
+    several = given.items("languages", MAX_LANGUAGES)
+    only = several[0] if len(several) == 1 and isinstance(several[0], str) else ""
+    return given.text("language", only, MAX_NAME_CHARS)[:MAX_NAME_CHARS]
 
 
 def _noise_reduction(given: Fields, default: str | None) -> str | None:

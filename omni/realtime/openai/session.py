@@ -283,7 +283,12 @@ class RealtimeSession:
             await self._answers.cancel(active, "turn_detected")
 
     async def _commit_buffer(self) -> None:
-        sound = self._microphone.commit(self._decoder.drain())
+        try:
+            sound = self._microphone.commit(self._decoder.drain())
+        except Refusal:
+            if self.config.kind == "transcription" and self._microphone.rules is not None:
+                return  # the server ended the turn before a client that listens for ends as well
+            raise
         self._discard_ahead()
         self._speech_item_id = self._speech_item_id or new_id("item")
         await self._commit(sound, is_turn=False)
@@ -313,8 +318,7 @@ class RealtimeSession:
             item_id=message.id,
         )
         await self.tell([committed, *added])
-        rules = self.config.turn_detection
-        answers_it = is_turn and rules is not None and rules.create_response
+        answers_it = is_turn and self.config.answers_turns
         if not (answers_it and self.capabilities.transcribes):
             self._transcripts.begin(message)
         if answers_it:
@@ -323,6 +327,8 @@ class RealtimeSession:
     # --- answers ---
 
     async def _create_response(self, event: CreateResponse) -> None:
+        if self.config.kind == "transcription":
+            raise Refusal(("type",), "a transcription session has no responses")
         if event.in_conversation and (active := self._answers.active()) is not None:
             problem = f"the conversation has an active response: {active.response.id}"
             raise Refusal((), problem, "conversation_already_has_active_response")
@@ -352,8 +358,7 @@ class RealtimeSession:
 
     def _answer_ahead(self, sound: Waveform) -> None:
         """Begin to answer in a pause that may be the end: who was right to wait loses no time."""
-        rules = self.config.turn_detection
-        if rules is None or not rules.create_response or self._answers.is_full:
+        if not self.config.answers_turns or self._answers.is_full:
             return
         if self._answers.active() is not None or self._ahead is not None:
             return

@@ -12,7 +12,8 @@ def shown(
     form = _beta_form(config) if is_beta else _present_form(config)
     if config.sound != "base64":  # nothing of ours is shown to who did not ask for it
         form["sound"] = config.sound
-    return {"id": session_id, "object": "realtime.session", "expires_at": expires_at, **form}
+    kind = "session" if config.kind == "realtime" else "transcription_session"
+    return {"id": session_id, "object": f"realtime.{kind}", "expires_at": expires_at, **form}
 
 
 def format_object(name: FormatName) -> dict[str, object]:
@@ -21,18 +22,15 @@ def format_object(name: FormatName) -> dict[str, object]:
 
 
 def _present_form(config: SessionConfig) -> dict[str, object]:
+    if config.kind == "transcription":
+        return {"type": config.kind, "audio": {"input": _input(config)}, "include": None}
     return {
-        "type": "realtime",
+        "type": config.kind,
         "model": config.model,
         "output_modalities": [config.output_modality],
         "instructions": config.instructions,
         "audio": {
-            "input": {
-                "format": format_object(config.input_format),
-                "turn_detection": _turn_detection(config.turn_detection),
-                "transcription": _transcription(config),
-                "noise_reduction": _noise_reduction(config),
-            },
+            "input": _input(config),
             "output": {
                 "format": format_object(config.output_format),
                 "voice": config.voice,
@@ -46,6 +44,15 @@ def _present_form(config: SessionConfig) -> dict[str, object]:
         "include": None,
         "prompt": None,
         "tracing": None,
+    }
+
+
+def _input(config: SessionConfig) -> dict[str, object]:
+    return {
+        "format": format_object(config.input_format),
+        "turn_detection": _turn_detection(config.turn_detection),
+        "transcription": _transcription(config),
+        "noise_reduction": _noise_reduction(config),
     }
 
 

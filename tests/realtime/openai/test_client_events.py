@@ -86,6 +86,23 @@ def test_what_is_null_is_switched_off_and_what_is_absent_stays() -> None:
 
 
 @pytest.mark.parametrize(
+    ("named", "language"),
+    [
+        ({"language": "en"}, "en"),
+        ({"languages": ["zh"], "keywords": []}, "zh"),
+        ({"languages": ["en", "zh"]}, ""),
+    ],
+)
+def test_a_list_of_languages_with_one_in_it_names_it(
+    named: dict[str, object], language: str
+) -> None:
+    """LiveKit sends lists for OpenAI's later models."""
+    config = session_of(audio={"input": {"transcription": {"model": "gpt-transcribe", **named}}})
+
+    assert config.transcription == Transcription(model="gpt-transcribe", language=language)
+
+
+@pytest.mark.parametrize(
     ("eagerness", "silence_ms"), [("low", 1200), ("medium", 700), ("auto", 700), ("high", 350)]
 )
 def test_eagerness_becomes_silence(eagerness: str, silence_ms: int) -> None:
