@@ -41,10 +41,19 @@ OUTBOX_SIZE = 1024
 
 
 class Worker:
-    """Joins a link to an engine thread until `stop`, or until the engine dies."""
+    """Joins a link to an engine thread until `stop`, or until the engine dies.
 
-    def __init__(self, make_engine: Callable[[], Engine], fabric: FabricSettings) -> None:
+    on_loaded: called once, when the engine is.
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        fabric: FabricSettings,
+        on_loaded: Callable[[], None] = lambda: None,
+    ) -> None:
         self._fabric = fabric
+        self._on_loaded = on_loaded
         self._inbox = Inbox(fabric.inbox_size)
         self._wake: Callable[[], None] = lambda: None
         self._engine = EngineThread(
@@ -96,7 +105,7 @@ class Worker:
             case Ready():
                 capabilities = self._limited(output.capabilities)
                 log.info("ready after %.1f s: %s", output.load_s, capabilities.model)
-                spare_the_loaded()
+                self._on_loaded()
                 self._is_ready = True
                 link.announce("ready", capabilities)
             case Died():
@@ -124,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = start_process(args)
     name = f"worker-{args.index}"
     set_up_logging(name, settings.fabric.run_dir)
-    worker = Worker(lambda: load_engine(settings), settings.fabric)
+    worker = Worker(lambda: load_engine(settings), settings.fabric, on_loaded=spare_the_loaded)
     try:
         with open_worker_link(
             settings.fabric, name=name, gpu=args.gpu, pulse=worker.pulse

@@ -87,7 +87,7 @@ class BrokerLink:
         self._to_broker: deque[tuple[Header, Message]] = deque(maxlen=MAX_TO_BROKER)
         self._answers: dict[int, asyncio.Future[Status | Answer]] = {}
         self._num_requests = 0
-        self._heard_at_s = time.monotonic()
+        self._heard_at_s = self._ticked_at_s = time.monotonic()
         self._hello_at_s = self._beat_due_s = 0.0
         self._refusal: ProtocolError | None = None
         self._welcome = asyncio.Event()
@@ -219,6 +219,9 @@ class BrokerLink:
             return
         self._drain()  # before judging the broker: this loop may have been the late one
         now_s = time.monotonic()
+        away_s, self._ticked_at_s = now_s - self._ticked_at_s, now_s
+        if away_s > 2 * self._fabric.heartbeat_interval_s:
+            self._heard_at_s = min(now_s, self._heard_at_s + away_s)
         self._keep_alive(now_s)
         self._flush_to_broker()
         for session in list(self._unsent.values()):

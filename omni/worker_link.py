@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 import zmq
-from attrs import Factory, define
 
-from omni.backlog import Backlog
 from omni.codec import Part, VersionMismatch, decode, decode_header, encode, stamped
 from omni.delivery import Stream
 from omni.engine import Capabilities, Close, Failed
@@ -29,7 +27,6 @@ from omni.messages import (
     Goodbye,
     Header,
     Heartbeat,
-    HeldLease,
     Hello,
     Leased,
     Message,
@@ -38,11 +35,11 @@ from omni.messages import (
     Rejoined,
     Revoked,
     SlotFreed,
-    Stamp,
     Welcome,
 )
 from omni.settings import FabricSettings
 from omni.wire import MORE_NOW, NOW, connect_dealer, receive, routing_id
+from omni.worker_lease import WorkerLease
 
 log = logging.getLogger(__name__)
 
@@ -52,18 +49,6 @@ MAX_BATCH = 64
 HELLO_PAUSE_S = 0.05
 FAREWELL_MS = 200
 _ACK, _CLOSE = KINDS[Ack], KINDS[Close]
-
-
-@define(eq=False)
-class _Held:
-    """A lease that this worker holds, with the traffic of its session."""
-
-    leased: Leased
-    generation: int
-    since_s: float
-    stream: Stream
-    has_ended: bool = False  # `Revoked` is on its way to the worker
-    backlog: Backlog = Factory(Backlog)
 
 
 class WorkerLink:
@@ -89,11 +74,11 @@ class WorkerLink:
         self._pulse = pulse
         self._state: PeerState = "loading"
         self._capabilities: Capabilities | None = None
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, WorkerLease] = {}
         self._unsent: set[str] = set()  # sessions whose messages wait here
         self._to_broker: deque[tuple[Header, Message]] = deque()  # bounded, see _tell
         self._own_inbox: list[tuple[Header, Message]] = []  # leases that ended here
-        self._heard_at_s = time.monotonic()
+        self._heard_at_s = self._kept_at_s = time.monotonic()
         self._hello_at_s = self._beat_due_s = 0.0
         self._must_say_hello = False
         self._beat_steps = -1
@@ -157,13 +142,13 @@ class WorkerLink:
         if held is None or held.generation != header.generation:
             self.num_dropped += 1
         elif isinstance(message, SlotFreed):
-            self._free(held, header.session)
+            self._free(held)
         elif held.has_ended:
             self.num_dropped += 1
-        elif not held.backlog and held.stream.window_is_open and _keep(held, header, message):
+        elif held.take(header, message):
             self._flush(header.session)
-        elif not held.backlog.put(header, message):
-            self._end_here(header.session, held, "no_capacity", "its events were not taken in time")
+        else:
+            self._end_here(held, "no_capacity", "its events were not taken in time")
 
     def close(self) -> None:
         """Close what wakes `poll`; the socket is its opener's."""
@@ -249,7 +234,8 @@ class WorkerLink:
     ) -> None:
         if header.session not in self._held:
             now_s = time.monotonic()
-            self._held[header.session] = _Held(leased, header.generation, now_s, Stream())
+            held = WorkerLease(header.session, header.generation, leased, now_s)
+            self._held[header.session] = held
             inbox.append((header, leased))
 
     def _take_revoked(
@@ -276,7 +262,7 @@ class WorkerLink:
         """Give the socket what *session* has to send, as far as its window goes."""
         held = self._held[session]
         stream = held.stream
-        _fill(held)
+        held.fill()
         while (parts := stream.next_unsent()) is not None:
             if not self.connected or stream.is_held or not self._send(parts):
                 self._unsent.add(session)
@@ -284,13 +270,13 @@ class WorkerLink:
             stream.note_sent()
         self._unsent.discard(session)
 
-    def _free(self, held: _Held, session: str) -> None:
+    def _free(self, held: WorkerLease) -> None:
         """Say that the slot is empty; whatever its client has not taken goes first."""
-        _fill(held, is_last=True)
-        self._flush(session)
-        del self._held[session]
-        self._unsent.discard(session)
-        self._tell(Header(kind="", session=session, generation=held.generation), SlotFreed())
+        held.fill(is_last=True)
+        self._flush(held.session)
+        del self._held[held.session]
+        self._unsent.discard(held.session)
+        self._tell(Header(kind="", session=held.session, generation=held.generation), SlotFreed())
 
     def _tell(self, header: Header, message: Message) -> None:
         """Say *message* to the broker, later if it takes nothing now; it must not be lost.
@@ -320,6 +306,10 @@ class WorkerLink:
     # --- liveness ----------------------------------------------------------------------------
 
     def _keep_alive(self, now_s: float) -> None:
+        """Judge the broker, and prove to be alive. A thread that was away itself blames nobody."""
+        away_s, self._kept_at_s = now_s - self._kept_at_s, now_s
+        if away_s > 2 * self._fabric.heartbeat_interval_s:
+            self._heard_at_s = min(now_s, self._heard_at_s + away_s)
         silence_s = now_s - self._heard_at_s
         interval_s = self._fabric.heartbeat_interval_s
         if self.connected and silence_s > interval_s * (self._fabric.heartbeat_misses + 0.5):
@@ -327,8 +317,8 @@ class WorkerLink:
         if not self.connected:
             self._say_hello(now_s)
             if silence_s > self._fabric.lease_timeout_s and self._held:
-                for session, held in self._held.items():
-                    self._end_here(session, held, "lease_expired", "the broker is away")
+                for held in self._held.values():
+                    self._end_here(held, "lease_expired", "the broker is away")
         elif self._must_say_hello:
             self._say_hello(now_s)
         if self.connected and now_s >= self._beat_due_s:
@@ -362,57 +352,23 @@ class WorkerLink:
             state=self._state,
             gpu=self._gpu,
             capabilities=self._capabilities,
-            leases=tuple(self._lease(session, held, now_s) for session, held in self._held.items()),
+            leases=tuple(held.held_lease(now_s) for held in self._held.values()),
         )
         self._must_say_hello = not self._send(encode(Header(kind=""), hello))
 
-    def _lease(self, session: str, held: _Held, now_s: float) -> HeldLease:
-        leased = held.leased
-        return HeldLease(
-            session=session,
-            request_type=leased.request_type,
-            worker=leased.worker,
-            slot=leased.slot,
-            generation=held.generation,
-            client_id=leased.client_id,
-            elapsed_s=now_s - held.since_s,
-            received_seq=held.stream.received,
-        )
-
-    def _end_here(self, session: str, held: _Held, code: str, message: str) -> None:
+    def _end_here(self, held: WorkerLease, code: str, message: str) -> None:
         """Give the worker a `Revoked` of its own; it answers with `SlotFreed` as ever.
 
         The web learns why, if it is still there, by the last event that this session gets.
         """
         if held.has_ended:
             return
-        header = Header(kind="revoked", session=session, generation=held.generation)
+        header = Header(kind="revoked", session=held.session, generation=held.generation)
         held.backlog.clear()
-        _keep(held, header, Failed(code=code, message=message, fatal=True))
-        self._flush(session)
+        held.keep(header, Failed(code=code, message=message, fatal=True))
+        self._flush(held.session)
         held.has_ended, held.stream = True, Stream(is_held=True)
         self._own_inbox.append((header, Revoked(code=code, message=message)))
-
-
-def _keep(held: _Held, header: Header, message: Message) -> bool:
-    """Number *message* for its way. False if there is no room: nothing of what is kept left yet."""
-    numbered = Header(
-        kind="",
-        session=header.session,
-        seq=held.stream.next_seq,
-        generation=held.generation,
-        ack=held.stream.received,
-        stamps=(*header.stamps, Stamp("worker", time.monotonic_ns())),
-    )
-    return held.stream.keep(encode(numbered, message))
-
-
-def _fill(held: _Held, is_last: bool = False) -> None:
-    """Number what waits in the backlog, as far as the window goes; *is_last*: all of it."""
-    while (is_last or held.stream.window_is_open) and (waiting := held.backlog.first) is not None:
-        if not _keep(held, *waiting):
-            return
-        held.backlog.drop_first()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A whole omni with two workers. Times are for `bench/faults.py`; here only what h
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 
@@ -14,13 +15,17 @@ import pytest
 from omni.errors import NoWorker, WorkerLost
 from omni.link import BrokerLink, open_link
 from omni.messages import Status
+from omni.settings import FabricSettings
 from tests.conftest import RunningOmni, StartOmni
 from tests.fakes import TIMEOUT_S
+from tests.realtime.client import SPEECH, connected
 from tests.talker import Talker, talking
 
 NUM_SLOTS = 2
 PAUSE_S = 0.02
 DEADLINE_S = 2 * TIMEOUT_S
+_FABRIC = FabricSettings()
+SILENCE_LIMIT_S = (_FABRIC.heartbeat_misses + 0.5) * _FABRIC.heartbeat_interval_s
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +167,26 @@ async def test_sessions_go_on_after_a_broker_was_killed(
         status = await until_status(link, lambda status: "web-0" in status.webs)
         assert sum(len(worker.tasks) for worker in status.workers) == 2 * NUM_SLOTS
     assert not any(talker.error for talker in talkers)
+
+
+async def test_a_host_that_slept_ends_no_call(running: RunningOmni, link: BrokerLink) -> None:
+    """All stand still for longer than a silence may last, but nobody was silent to anybody."""
+    names = ["broker", "worker-0", "worker-1", "web-0"]
+    async with connected(running.address, "/ws/duplex/adx_sleeper") as client:
+        await client.prepare()
+        before = {name: len(running.log(name)) for name in names}
+        pids = [running.launcher.pid, *map(running.pid, names)]
+
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(1.2 * SILENCE_LIMIT_S)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+        await client.send_chunk(SPEECH)
+        await client.expect("result")
+    said = {name: running.log(name)[before[name] :] for name in names}
+    assert not [name for name in names if "silent" in said[name]]
 
 
 async def test_a_ticket_outlives_a_broker(running: RunningOmni, link: BrokerLink) -> None:
