@@ -16,6 +16,7 @@ from omni.engine import AudioChunk, UnitResult
 from omni.process import ROOT
 from omni.recording.journal import MAGIC, is_live, read_journal
 from omni.recording.layout import JOURNAL
+from omni.running import left_over
 from tests.conftest import RunningOmni, StartOmni, clean_environment
 from tests.fakes import until
 from tests.realtime.client import SPEECH, connected
@@ -48,7 +49,10 @@ async def killed_in_mid_call(server: RunningOmni, client_id: str, name: str) -> 
             await client.expect("result")
         # written within a moment of having been said: never asked to, never closed
         await asyncio.to_thread(until, lambda: num_answers(folder / JOURNAL) == NUM_CHUNKS)
-        server.kill(name)
+        if name == "launcher":
+            server.launcher.kill()
+        else:
+            server.kill(name)
     return folder
 
 
@@ -81,6 +85,23 @@ async def test_a_recording_outlives_the_other_processes(server: RunningOmni, nam
     recording = read(folder / "recording.json")
     assert len(recording["chunks"]) == NUM_CHUNKS and "complete" not in recording
     until(lambda: is_serving(server), TIMEOUT_S)
+
+
+async def test_a_killed_launcher_leaves_a_recording_that_the_next_start_finalises(
+    start_omni: StartOmni,
+) -> None:
+    """With it go all its processes, each as it can; nobody restarts the web process."""
+    first = start_omni({"recording.enabled": "true"})
+
+    folder = await killed_in_mid_call(first, "adx_launcher", "launcher")
+
+    first.launcher.wait(TIMEOUT_S)
+    until(lambda: left_over(first.fabric.run_dir) == {}, TIMEOUT_S)
+    assert not is_live(folder / JOURNAL)
+    again = start_omni({"recording.enabled": "true", "service.data_dir": first.data_dir})
+    until(lambda: not (folder / JOURNAL).exists(), TIMEOUT_S)
+    assert len(read(folder / "recording.json")["chunks"]) == NUM_CHUNKS
+    again.stop()
 
 
 def is_serving(server: RunningOmni) -> bool:
