@@ -38,7 +38,7 @@ _ENTRY = record(
     {
         "session_id": TEXT,
         "worker_id": or_null(WHOLE),
-        "messages_hash": {"type": "null"},
+        "messages_hash": said(TEXT, "empty: the demo's of older days had one"),
         "last_active": said(TEXT, "when it ended; of one that runs, when it began"),
         "app_type": TEXT,
         "title": TEXT,
@@ -154,7 +154,7 @@ def _shown(entry: Entry) -> dict[str, object]:
     return {
         "session_id": entry.session_id,
         "worker_id": meta.get("worker_id"),
-        "messages_hash": None,
+        "messages_hash": "",  # the admin page of the demo writes out what is here
         "last_active": meta.get("ended_at") or meta["created_at"],
         "app_type": meta.get("app_type", ""),
         "title": meta.get("title", ""),

@@ -105,7 +105,11 @@ async def get_health(request: web.Request) -> web.Response:
 @describe(
     "Get the counts",
     tag=TAG,
-    help="What pages poll: workers by state, slots, the length of the queue and what runs.",
+    help=(
+        "What pages poll: workers by state, slots, the length of the queue and what runs. An idle "
+        "worker is one that a session could begin on now: with sessions and a free slot it is "
+        "among the busy ones as well."
+    ),
     reply=record(
         {"gateway_healthy": FLAG, **dict.fromkeys(_COUNTS, WHOLE), "running_tasks": list_of(TASK)}
     ),
@@ -121,7 +125,7 @@ async def get_status(request: web.Request) -> web.Response:
         {
             "gateway_healthy": True,
             "total_workers": len(states),
-            "idle_workers": states.count("idle"),
+            "idle_workers": sum(map(_has_room, status.workers)),
             "busy_workers": sum(state.startswith(("busy", "duplex")) for state in states),
             "duplex_workers": sum(state.startswith("duplex") for state in states),
             "loading_workers": states.count("loading"),
@@ -198,6 +202,14 @@ def worker_state(worker: WorkerView, paused_ids: set[str]) -> str:
         task = worker.tasks[0]
         return "duplex_paused" if task.client_id in paused_ids else _BUSY[task.request_type]
     return "idle" if worker.state == "ready" else "offline"
+
+
+def _has_room(worker: WorkerView) -> bool:
+    """Return whether a session could begin on *worker* now: what `idle` means to the demo's pages.
+
+    They show a server without an idle worker as one that cannot be used.
+    """
+    return worker.state == "ready" and len(worker.tasks) < worker.num_slots
 
 
 def worker_id(name: str) -> str:

@@ -201,7 +201,8 @@ async def test_the_list_has_the_old_keys_and_the_new(
     entry = next(one for one in body["sessions"] if one["session_id"] == call)
 
     assert body["total"] == len(body["sessions"])
-    assert {"session_id", "worker_id", "messages_hash", "last_active"} <= entry.keys()
+    assert {"session_id", "worker_id", "last_active"} <= entry.keys()
+    assert entry["messages_hash"] == ""  # written out by the demo's admin page
     assert {"app_type", "title", "created_at", "duration_s", "size_bytes"} <= entry.keys()
     assert entry["size_bytes"] > 10 * 32_000 and entry["live"] is False
     times = [one["created_at"] for one in body["sessions"]]

@@ -53,6 +53,16 @@ async def test_a_socket_is_told_its_place_and_waits_no_longer_than_its_time(
 
 
 @pytest.mark.usefixtures("holder")
+async def test_a_worker_without_a_free_slot_is_not_idle(server: RunningOmni) -> None:
+    """The demo's pages call a server without an idle worker offline; one with room looked so."""
+    async with aiohttp.ClientSession(server.address) as http:
+        async with http.get("/status") as reply:
+            body = await reply.json()
+
+    assert (body["busy_workers"], body["idle_workers"], body["free_slots"]) == (1, 0, 0)
+
+
+@pytest.mark.usefixtures("holder")
 async def test_the_line_shows_who_waits_and_who_runs(server: RunningOmni) -> None:
     async with connected(server.websocket_address, "/ws/duplex/adx_waiting") as client:
         ticket = await client.expect("queued")
