@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from attrs import evolve
+
 from omni.engine import ChatMessage, Part
 from omni.openai.errors import Refusal
 from omni.openai.media import (
@@ -11,7 +13,7 @@ from omni.openai.media import (
     read_recording,
     read_video,
 )
-from omni.realtime.content import MAX_MESSAGES, MAX_PARTS, Author
+from omni.realtime.content import BEGIN, GO_ON, MAX_MESSAGES, MAX_PARTS, Author
 from omni.realtime.fields import FieldError, Fields
 from omni.realtime.media import MAX_IMAGE_BYTES, MAX_SPEECH_S
 
@@ -31,7 +33,7 @@ Recall = Callable[[str], str | None]
 
 
 def read_messages(fields: Fields, recall: Recall) -> tuple[ChatMessage, ...]:
-    """Return the conversation under `messages`; messages without content are left out.
+    """Return the conversation under `messages`, with a question last; empty ones are left out.
 
     Raises: FieldError.
     """
@@ -42,8 +44,20 @@ def read_messages(fields: Fields, recall: Recall) -> tuple[ChatMessage, ...]:
     )
     if not messages:
         raise fields.wrong("messages", "at least one message with content is expected")
-    if messages[-1].role != "user":
-        raise fields.wrong("messages", "the last message must be the user's")
+    return _with_question(messages)
+
+
+def _with_question(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+    """Return *messages* such that the last one asks, as engines want it.
+
+    Voice agents greet by a word of the system's alone: behind others it is what they ask for.
+    """
+    *before, last = messages
+    if last.role == "system" and before:
+        return (*before, evolve(last, role="user"))
+    if last.role in ("system", "assistant"):
+        said = Part(kind="text", text=GO_ON if last.role == "assistant" else BEGIN)
+        return (*messages, ChatMessage(role="user", parts=(said,)))
     return messages
 
 

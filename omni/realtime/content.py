@@ -11,6 +11,9 @@ Kind = Literal["text", "image", "audio", "video"]
 _KINDS: tuple[Kind, ...] = ("text", "image", "audio", "video")
 Author = Literal["system", "user", "assistant"]
 _AUTHORS: tuple[Author, ...] = ("system", "user", "assistant")
+#: What is said for a user who said nothing, where an engine wants a question to answer.
+BEGIN = "Begin the conversation."
+GO_ON = "Go on."
 MAX_MESSAGES = 2_000
 MAX_PARTS = 512
 MAX_VIDEO_BYTES = 256 * 2**20

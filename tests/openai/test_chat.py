@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+from typing import cast
 
 import aiohttp
 import numpy as np
@@ -222,7 +223,6 @@ REFUSED = [
     ({"messages": "hi"}, "messages", "invalid_value"),
     ({"messages": [{"content": "hi"}]}, "messages[0].role", "missing_required_parameter"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
-    ({"messages": [{"role": "assistant", "content": "hi"}]}, "messages", "invalid_value"),
     (
         {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "midi"}},
         "audio.format",
@@ -271,6 +271,28 @@ async def test_a_part_that_cannot_be_read_is_named(
         await client.chat.completions.create(model=MODEL, messages=messages)  # type: ignore
 
     assert caught.value.param == f"messages[0].content[1].{name}"
+
+
+@pytest.mark.parametrize(
+    ("roles", "asked"),
+    [
+        ("system system", "one"),  # how LiveKit and Pipecat have an agent greet
+        ("user assistant developer", "one"),
+        ("system", "Begin the conversation."),
+        ("user assistant", "Go on."),
+    ],
+)
+async def test_a_conversation_may_end_with_another_s_word(
+    client: AsyncOpenAI, roles: str, asked: str
+) -> None:
+    """The null engine repeats what it was asked."""
+    messages = [{"role": role, "content": "one"} for role in roles.split()]
+
+    reply = await client.chat.completions.create(
+        model=MODEL, messages=cast(list[ChatCompletionMessageParam], messages)
+    )
+
+    assert reply.choices[0].message.content == asked
 
 
 async def test_unknown_keys_are_ignored(client: AsyncOpenAI) -> None:

@@ -6,6 +6,7 @@ from attrs import define, field, frozen
 
 from omni.engine import ChatMessage, Part
 from omni.openai.errors import Refusal
+from omni.realtime.content import BEGIN, GO_ON
 from omni.realtime.openai.events import new_id
 from omni.realtime.openai.items import (
     Content,
@@ -24,9 +25,6 @@ from omni.realtime.openai.items import (
 
 #: Where `previous_item_id` names no item but the beginning.
 ROOT = "root"
-#: What is said for a user who said nothing, where an engine wants a question to answer.
-_BEGIN = "Begin the conversation."
-_GO_ON = "Go on."
 
 
 @define(eq=False, kw_only=True)
@@ -171,7 +169,7 @@ def messages_of(
         elif parts:
             turns.append((role, parts))
     if not turns or turns[-1][0] != "user":
-        turns.append(("user", [_said(prompt or (_GO_ON if turns else _BEGIN))]))
+        turns.append(("user", [_said(prompt or (GO_ON if turns else BEGIN))]))
     head = [ChatMessage(role="system", parts=(_said("\n\n".join(system)),))] if system else []
     return (*head, *(ChatMessage(role=role, parts=tuple(parts)) for role, parts in turns))
 
