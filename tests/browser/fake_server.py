@@ -22,7 +22,15 @@ import attrs
 from aiohttp import WSMsgType, web
 
 WEBROOT = Path(__file__).resolve().parents[2] / "webroot"
-PAGES = {"/": "home", "/audio_duplex": "audio", "/turnbased": "chat", "/half_duplex": "half"}
+PAGES = {
+    "/": "home",
+    "/audio_duplex": "audio",
+    "/turnbased": "chat",
+    "/half_duplex": "half",
+    "/omni": "omni",
+    "/mobile/": "home",
+    "/mobile-omni/": "omni",
+}
 CSP = (
     "default-src 'self'; media-src 'self' blob:; img-src 'self' blob: data:; "
     "worker-src 'self' blob:"
@@ -59,12 +67,18 @@ class Script:
     """Answer this piece with `interrupted` instead."""
     drop_at_chunk: int | None = None
     """Cut the TCP connection at this chunk."""
+    sees: bool = False
+    """The engine takes pictures, and serves the app `omni`."""
     lang: str = ""
     """The server's default language of the pages."""
     notice: str = "A small model on this computer's processor answers. It is often wrong."
     chat_reply: str = "**Yes.** Here is why:\n\n1. one\n2. two\n\n```python\nprint('hi')\n```"
     chat_delay_s: float = 0.02
     sent_types: list[str] = attrs.field(factory=list)
+    frames: list[dict[str, Any]] = attrs.field(factory=list)
+    """The chunks that came with pictures, without their sound."""
+    prepared: dict[str, Any] = attrs.field(factory=dict)
+    """The last `prepare`."""
     forced: int = 0
     chat_closed_early: int = 0
 
@@ -98,14 +112,16 @@ async def status(request: web.Request) -> web.StreamResponse:
 
 
 async def defaults(request: web.Request) -> web.StreamResponse:
+    script = request.app[SCRIPT]
     return web.json_response(
         {
             "playback_delay_ms": 200,
-            "engine": "pocket",
-            "model_name": "SmolLM2-135M-Instruct",
-            "notice": request.app[SCRIPT].notice,
-            "default_lang": request.app[SCRIPT].lang,
-            "modes": ["chat", "half_duplex", "audio_duplex"],
+            "engine": "minicpmo" if script.sees else "pocket",
+            "model_name": "MiniCPM-o-4_5" if script.sees else "SmolLM2-135M-Instruct",
+            "notice": script.notice,
+            "default_lang": script.lang,
+            "modes": ["chat", "half_duplex", "audio_duplex"] + ["omni_duplex"] * script.sees,
+            "vision": script.sees,
         }
     )
 
@@ -113,8 +129,26 @@ async def defaults(request: web.Request) -> web.StreamResponse:
 async def apps(request: web.Request) -> web.StreamResponse:
     ids = {"turnbased": "/turnbased", "half_duplex_audio": "/half_duplex"}
     ids["audio_duplex"] = "/audio_duplex"
+    if request.app[SCRIPT].sees:
+        ids["omni"] = "/omni"
     found = [{"app_id": key, "name": key, "route": route} for key, route in ids.items()]
     return web.json_response({"apps": found})
+
+
+async def presets(request: web.Request) -> web.StreamResponse:
+    english = {"id": "english_call", "name": "English call", "order": 1}
+    english |= {"description": "A call in English", "system_prompt": "Speak English."}
+    chinese = {"id": "chinese_call", "name": "中文通话", "order": 2}
+    chinese |= {"description": "用中文通话", "system_prompt": "请说中文。", "ref_audio": {"name": "v"}}
+    return web.json_response({"omni": [english, chinese]})
+
+
+async def preset_audio(request: web.Request) -> web.StreamResponse:
+    return web.json_response({"ref_audio": {"data": tone(0.1), "name": "v", "duration": 0.1}})
+
+
+async def visitor(request: web.Request) -> web.StreamResponse:
+    return web.json_response({"needs_key": False, "is_admin": True, "key": None})
 
 
 class DuplexScript:
@@ -158,6 +192,9 @@ class DuplexScript:
         await self.send("result", **{**base, "wall_clock_ms": 12.5, **fields})
 
     async def chunk(self, message: dict[str, Any]) -> None:
+        if "frame_base64_list" in message:
+            kept = {key: value for key, value in message.items() if key != "audio_base64"}
+            self.script.frames.append(kept)
         if message.get("force_listen"):
             self.script.forced += 1
             self.heard, self.piece = 0, -1
@@ -191,6 +228,7 @@ class DuplexScript:
         kind = message["type"]
         self.script.sent_types.append(kind)
         if kind == "prepare":
+            self.script.prepared = message
             await self.prepare()
         elif kind == "audio_chunk":
             if self.script.sent_types.count("audio_chunk") == self.script.drop_at_chunk:
@@ -308,6 +346,9 @@ def make_app(script: Script) -> web.Application:
     app.router.add_get("/status", status)
     app.router.add_get("/api/frontend_defaults", defaults)
     app.router.add_get("/api/apps", apps)
+    app.router.add_get("/api/visitor", visitor)
+    app.router.add_get("/api/presets", presets)
+    app.router.add_get("/api/presets/{mode}/{id}/audio", preset_audio)
     app.router.add_get("/ws/duplex/{id}", duplex)
     app.router.add_get("/ws/half_duplex/{id}", half_duplex)
     app.router.add_get("/ws/chat", chat)

@@ -43,13 +43,32 @@ export async function getStatus() {
   return getJson("/status");
 }
 
+/**
+ * @typedef {object} Preset
+ * @property {string} id
+ * @property {string} name
+ * @property {string} description
+ * @property {string} [system_prompt]
+ * @property {{name: string}} [ref_audio] its sound is fetched when it is needed
+ */
+
+/** The presets of one mode, in their order. @param {string} mode @returns {Promise<Preset[]>} */
+export async function getPresets(mode) {
+  return (await getJson("/api/presets"))?.[mode] ?? [];
+}
+
+/** The voice of a preset: base64 of float32 at 16 kHz; null where it has none. @param {string} mode @param {string} id */
+export async function getPresetAudio(mode, id) {
+  return /** @type {string|null} */ ((await getJson(`/api/presets/${mode}/${id}/audio`))?.ref_audio?.data ?? null);
+}
+
 /** True when the server answers at all: tells a refused session from an absent server. */
 export async function isServerUp() {
   return (await getJson("/health")) !== null;
 }
 
 /** The key is needed, or was taken back: lead there and come back afterwards. */
-function signInAgain() {
+export function signInAgain() {
   if (typeof location === "undefined" || location.pathname === "/signin") return;
   location.assign(`/signin?next=${encodeURIComponent(location.pathname + location.search)}`);
 }
@@ -71,6 +90,18 @@ export async function signIn(key) {
   } catch {
     return "unreachable";
   }
+}
+
+/** @typedef {{needs_key: boolean, is_admin: boolean, key: {id: string, kind: "api"|"admin", name: string}|null}} Visitor */
+
+/** Who the server takes this browser for; null when it does not tell. @returns {Promise<Visitor|null>} */
+export async function getVisitor() {
+  return getJson("/api/visitor");
+}
+
+/** Forget the key that this browser has shown. */
+export async function signOut() {
+  await fetch("/api/signout", { method: "POST", signal: AbortSignal.timeout(TIMEOUT_MS) }).catch(() => null);
 }
 
 /** The OpenAPI document of this server; null when it does not answer. */

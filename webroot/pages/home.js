@@ -4,7 +4,7 @@ import { getDefaults } from "../lib/api.js";
 import { h } from "../ui/h.js";
 import { showNotice } from "../ui/notice.js";
 import { Orb } from "../ui/orb.js";
-import { enabledPages, startShell } from "../ui/shell.js";
+import { enabledPages, enabledTools, startShell, visitor } from "../ui/shell.js";
 import { setText } from "../ui/text.js";
 
 /** Rows of the comparison: text key, then one key for each mode in the order of PAGES. */
@@ -80,16 +80,24 @@ function comparison(pages) {
         h("tr", {}, h("th", { t: `compare.${row}`, attrs: { scope: "row" } }), ...pages.map(({ appId }) => h("td", { t: `compare.${row}.${appId}` })))))));
 }
 
+/** What programmers and operators come for. @param {readonly import("../ui/shell.js").PageLink[]} tools @param {boolean} isAdmin */
+function toolLinks(tools, isAdmin) {
+  const links = [...tools, { route: "/docs", icon: "chip", name: "home.api" }, ...(isAdmin ? [{ route: "/admin", icon: "gauge", name: "nav.admin" }] : [])];
+  return h("div", { class: "tool-links" }, ...links.map(({ route, icon, name }) =>
+    h("a", { class: "tool-link", icon, attrs: { href: route } }, h("span", { class: "tool-words" }, h("strong", { t: name }), h("span", { t: `home.tool${route.replace("/", ".")}` })))));
+}
+
 async function main() {
   await startShell("home.title");
   const root = /** @type {HTMLElement} */ (document.getElementById("main"));
   const engine = h("div", { class: "engine-slot" });
   root.append(hero(), engine);
-  const [pages, defaults] = await Promise.all([enabledPages(), getDefaults()]);
+  const [pages, tools, defaults, found] = await Promise.all([enabledPages(), enabledTools(), getDefaults(), visitor()]);
   engine.append(engineCard(defaults));
   root.append(
     h("section", { class: "section" }, h("h2", { t: "home.modes" }), modeCards(pages)),
     h("section", { class: "section" }, h("h2", { t: "home.compare" }), comparison(pages)),
+    h("section", { class: "section" }, h("h2", { t: "home.tools" }), toolLinks(tools, found?.is_admin ?? false)),
     h("footer", { class: "footer" }, h("p", { t: "home.privacy" }), defaults.recording && h("p", { t: "home.recorded" })),
   );
 }

@@ -4,7 +4,7 @@ import { h } from "./h.js";
 
 /**
  * Ask and resolve with the chosen button's value, or "" when the dialog is dismissed.
- * @param {{icon?: string, title: string, text: string, buttons: {value: string, label: string, isPrimary?: boolean}[]}} question
+ * @param {{icon?: string, title: string, text: string | [string, import("../lib/i18n.js").Params], buttons: {value: string, label: string, isPrimary?: boolean}[]}} question
  * @returns {Promise<string>}
  */
 export function ask({ icon, title, text, buttons }) {

@@ -1,6 +1,6 @@
 /** What every page has around it: navigation, language, theme, service state. */
 
-import { getApps, getStatus } from "../lib/api.js";
+import { getApps, getStatus, getVisitor } from "../lib/api.js";
 import { openSettings } from "../lib/settings.js";
 import { h, iconButton } from "./h.js";
 import { brandMark, icon } from "./icons.js";
@@ -11,9 +11,13 @@ import { currentLang, initLanguage, setLabel, setText } from "./text.js";
 /** Pages that exist here, in the order of the navigation. @type {readonly PageLink[]} */
 export const PAGES = Object.freeze([
   { appId: "audio_duplex", route: "/audio_duplex", icon: "wave", name: "nav.audio" },
+  { appId: "omni", route: "/omni", icon: "video", name: "nav.omni" },
   { appId: "half_duplex_audio", route: "/half_duplex", icon: "turns", name: "nav.half" },
   { appId: "turnbased", route: "/turnbased", icon: "chat", name: "nav.chat" },
 ]);
+
+/** Pages for who writes programs; narrow screens have them on the home page alone. @type {readonly PageLink[]} */
+const TOOLS = Object.freeze([{ appId: "realtime", route: "/realtime", icon: "code", name: "nav.realtime" }]);
 
 const STATUS_EVERY_MS = 10000;
 const THEMES = /** @type {const} */ (["auto", "light", "dark"]);
@@ -40,26 +44,51 @@ function skipLink() {
 
 function navigation() {
   const links = h("nav", { class: "nav-links", label: "nav.main" });
-  fillLinks(links, PAGES);
-  void enabledPages().then((pages) => fillLinks(links, pages));
+  fillLinks(links, PAGES, TOOLS);
+  void Promise.all([enabledPages(), enabledTools()]).then(([pages, tools]) => fillLinks(links, pages, tools));
   return h("header", { class: "nav" },
     h("a", { class: "brand", attrs: { href: "/", "aria-label": "omni" } }, brandMark(), h("span", {}, "omni")),
     links,
-    h("div", { class: "nav-tools" }, statusBadge(), languageSwitch(), themeSwitch()),
+    h("div", { class: "nav-tools" }, statusBadge(), adminLink(), languageSwitch(), themeSwitch()),
   );
 }
 
-/** The pages whose app is enabled; all of them when the server does not tell. */
-export async function enabledPages() {
-  const apps = await getApps();
-  return apps ? PAGES.filter(({ appId }) => apps.some(({ app_id }) => app_id === appId)) : PAGES;
+/** @type {Map<() => Promise<any>, Promise<any>>} */
+const asked = new Map();
+
+/** What the server says to a question that one page needs to ask but once. @template T @param {() => Promise<T>} question @returns {Promise<T>} */
+function once(question) {
+  if (!asked.has(question)) asked.set(question, question());
+  return /** @type {Promise<T>} */ (asked.get(question));
 }
 
-/** @param {HTMLElement} links @param {readonly PageLink[]} pages */
-function fillLinks(links, pages) {
+/** Who the server takes this browser for; null when it does not tell. */
+export const visitor = () => once(getVisitor);
+
+/** The pages whose app is enabled; all of them when the server does not tell. */
+export const enabledPages = () => enabled(PAGES);
+export const enabledTools = () => enabled(TOOLS);
+
+/** @param {readonly PageLink[]} links */
+async function enabled(links) {
+  const apps = await once(getApps);
+  return apps ? links.filter(({ appId }) => apps.some(({ app_id }) => app_id === appId)) : links;
+}
+
+/** @param {HTMLElement} links @param {readonly PageLink[]} pages @param {readonly PageLink[]} tools */
+function fillLinks(links, pages, tools) {
   const here = location.pathname;
-  links.replaceChildren(...pages.map(({ route, icon: name, name: key }) =>
-    h("a", { class: "nav-link", icon: name, t: key, attrs: { href: route, "aria-current": here === route && "page" } })));
+  const link = (/** @type {PageLink} */ { route, icon: name, name: key }, className = "nav-link") =>
+    h("a", { class: className, icon: name, t: key, attrs: { href: route, "aria-current": here === route && "page" } });
+  links.replaceChildren(...pages.map((page) => link(page)), ...tools.map((tool) => link(tool, "nav-link nav-wide")));
+}
+
+/** To the operator's page, for whoever may use it. */
+function adminLink() {
+  const isHere = location.pathname === "/admin" && "page";
+  const link = h("a", { class: "icon-button nav-wide", icon: "gauge", label: "nav.admin", attrs: { href: "/admin", "aria-current": isHere }, props: { hidden: true } });
+  void visitor().then((found) => (link.hidden = !found?.is_admin));
+  return link;
 }
 
 function statusBadge() {
