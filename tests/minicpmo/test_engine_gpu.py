@@ -87,8 +87,12 @@ def sound_of(driver: Driver) -> NDArray[np.float32]:
     return np.concatenate([heard(e.pcm) for e in events if isinstance(e, ReplyChunk)])
 
 
-def test_a_text_is_read_out_as_on_the_cpu(driver: Driver, on_cpu: Driver) -> None:
-    request = SpeakRequest(text="The ship left early. Nobody had slept!", seed=1)
+def test_a_text_is_read_out_as_on_the_cpu(
+    driver: Driver, on_cpu: Driver, stream: NDArray[np.float32]
+) -> None:
+    # A voice of its own: the default one is prepared before the golden noise takes its place.
+    voice = pcm(stream[80000:128000])
+    request = SpeakRequest(text="The ship left early. Nobody had slept!", voice=voice, seed=1)
 
     done, wanted = asked(driver, request), asked(on_cpu, request)
 
@@ -131,6 +135,7 @@ def test_a_chat_about_a_picture_and_a_sound_is_answered_as_on_the_cpu(
         do_sample=False,
         max_new_tokens=24,
         speak=True,
+        voice=pcm(stream[80000:128000]),
         seed=3,
     )
 

@@ -161,7 +161,7 @@ def test_graphs_of_two_pools_run_at_the_same_time_without_touching_each_other():
     """Long sums of few outputs: cuBLAS splits them, and adds the parts up in its workspace."""
     device = torch.device("cuda")
     streams = [torch.cuda.Stream(), torch.cuda.Stream()]
-    calls, inputs, wanted = [], [], []
+    calls, inputs, weights, wanted = [], [], [], []
     for number in range(len(streams)):
         generator = torch.Generator(device).manual_seed(number)
         x, weight = (torch.randn(64, 8192, device=device, generator=generator) for _ in range(2))
@@ -171,6 +171,7 @@ def test_graphs_of_two_pools_run_at_the_same_time_without_touching_each_other():
 
         calls.append(GraphPool(device).record(products, (x,)))
         inputs.append(x)
+        weights.append(weight)  # a graph reads it where it lies, and keeps nothing alive
         wanted.append([each.clone() for each in products(x)])
     torch.cuda.synchronize()
 
