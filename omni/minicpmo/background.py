@@ -10,7 +10,7 @@ from omni.minicpmo.work import Aside, Lane
 K = TypeVar("K")
 
 #: Reading a picture of 1080p takes 20 ms of a core; more threads would starve the engine's own.
-_NUM_THREADS = {Lane.VOICE: 1, Lane.MEDIA: 2, Lane.SPEECH: 2}
+_NUM_THREADS = {Lane.VOICE: 1, Lane.MEDIA: 2, Lane.FILM: 1, Lane.FRAME: 2, Lane.SPEECH: 2}
 
 
 class Background(Generic[K]):

@@ -27,7 +27,7 @@ from omni.minicpmo.sampling import TextRule, TextSampling
 from omni.minicpmo.session import Session, Surroundings
 from omni.minicpmo.speaker import Speaker, begin_voice
 from omni.minicpmo.system_prompts import Language, Place, VoiceMode, voice_prompt
-from omni.minicpmo.work import Aside, Fed, Feed, Program, done
+from omni.minicpmo.work import Aside, Fed, Feed, Lane, Program, done
 
 #: Texts of one request, together: cutting a million characters into tokens takes a second.
 MAX_TEXT_CHARS = 2_000_000
@@ -49,7 +49,9 @@ def chat(session: Session, request: ChatRequest) -> Program[None]:
     costs = Costs(session.now_s)
     sampling = _text_sampling(request)
     with costs.stage("prefill"):
-        turn = yield from done(Aside(call=lambda: read_turn(request, session.around)))
+        turn = yield from done(
+            Aside(call=lambda: read_turn(request, session.around), lane=_lane(request))
+        )
     yield from answer_turn(session, request, turn, sampling, CodeSampling(), costs)
 
 
@@ -130,6 +132,11 @@ def _text_sampling(request: ChatRequest) -> TextSampling:
 
 
 # --- reading a request: beside the engine -------------------------------------------------------
+
+
+def _lane(request: ChatRequest) -> Lane:
+    has_film = any(part.kind == "video" for message in request.messages for part in message.parts)
+    return Lane.FILM if has_film else Lane.MEDIA
 
 
 def read_turn(request: ChatRequest, around: Surroundings) -> ChatTurn:

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import assert_never
 
 import numpy as np
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from omni import engine
 from omni.audio import Waveform, waveform_from_float32
 from omni.errors import ClientError
-from omni.minicpmo.images import SlicedImage, decode_image, slice_image
+from omni.minicpmo.images import SlicedImage, decode_image, mosaic, slice_image
 from omni.minicpmo.mel import HOP_SAMPLES
 from omni.minicpmo.model.audio_encoder import num_embeddings
 from omni.minicpmo.prompt import AudioPart, ImagePart, Message, Part, Prompt, Role
@@ -29,17 +29,39 @@ MAX_IMAGE_SLICES = 9
 MAX_VIDEO_SLICES = 1
 _FRAMES_AN_EMBEDDING = 10  # mel frames; config.json: the encoder's stride 2, audio_pool_step 5
 
+#: Pictures and slices of one request. A context holds 620; read, each takes 600 kB.
+MAX_SLICES = 1024
+
 NO_SOUND = np.zeros(0, dtype=np.float32)
+
+
+@define
+class SliceRoom:
+    """How many more pictures and slices a request may have: a picture of one pixel is 100 bytes."""
+
+    num_left: int = MAX_SLICES
+
+    def take(self, image: SlicedImage) -> SlicedImage:
+        """Return *image*. Raises: ClientError, where there is no room for it."""
+        self.num_left -= len(image.patches)
+        if self.num_left < 0:
+            raise ClientError(
+                f"more than {MAX_SLICES} pictures and slices of pictures in one request: send "
+                "fewer, or smaller ones"
+            )
+        return image
 
 
 @frozen(kw_only=True)
 class MediaOptions:
     """How media are read. max_slices: of a picture; None: by kind. hears_videos: take their sound
-    as well, between the pictures; else the pictures alone.
+    as well, between the pictures; else the pictures alone. room: what all that is read with these
+    options shares.
     """
 
     max_slices: int | None = None
     hears_videos: bool = False
+    room: SliceRoom = field(factory=SliceRoom)
 
 
 @frozen(kw_only=True, eq=False)
@@ -128,7 +150,7 @@ def _read(part: engine.Part, options: MediaOptions) -> Iterator[str | SlicedImag
             yield part.text
         case "image":
             most = options.max_slices or MAX_IMAGE_SLICES
-            yield slice_image(decode_image(bytes(part.data)), most)
+            yield options.room.take(slice_image(decode_image(bytes(part.data)), most))
         case "audio":
             samples = waveform_from_float32(part.data)
             if not len(samples):
@@ -145,11 +167,11 @@ def _read_video(
 ) -> Iterator[SlicedImage | Waveform]:
     most = options.max_slices or MAX_VIDEO_SLICES
     for segment in read_video(bytes(part.data), part.stack_frames):
-        yield slice_image(segment.picture, most)
+        yield options.room.take(slice_image(segment.picture, most))
         if segment.sound is not None and options.hears_videos:
             yield segment.sound
-        if segment.stacked is not None:
-            yield slice_image(segment.stacked, most)
+        if segment.between:
+            yield options.room.take(slice_image(mosaic(segment.between), most))
 
 
 def _prompt_part(piece: str | SlicedImage | Waveform) -> Part:

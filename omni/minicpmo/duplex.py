@@ -23,14 +23,13 @@ from omni.engine import (
 )
 from omni.errors import CapacityError, ClientError, OmniError
 from omni.minicpmo.code_sampling import CodeSampling
-from omni.minicpmo.images import SlicedImage, decode_image, slice_image
+from omni.minicpmo.images import SlicedImage
 from omni.minicpmo.sampling import TextRule, TextSampling
 from omni.minicpmo.session import Session
 from omni.minicpmo.unit import MAX_CHARACTERS, Perceived, Said, Stopwatch, opening
 from omni.minicpmo.unit_speech import UnitSpeech
 from omni.minicpmo.window import UnitRecord, Window
 from omni.minicpmo.work import (
-    Aside,
     Draw,
     Embeds,
     EncodeAudio,
@@ -185,19 +184,12 @@ class Call:
                 f"at most {_MAX_UNITS_A_CHUNK} s and {_MAX_FRAMES} are taken at once"
             )
         if len(chunk.frames):
-            self.images = yield from self._read(chunk)
+            most = chunk.max_slice_nums or self.options.max_slice_nums
+            self.images = yield from self.session.look_at(chunk.frames, most)
         if len(samples):
             self.session.push_sound(samples)
             return self.session.has_unit()
         return bool(self.images)
-
-    def _read(self, chunk: AudioChunk) -> Program[list[SlicedImage]]:
-        most = chunk.max_slice_nums or self.options.max_slice_nums
-        frames = [bytes(frame) for frame in chunk.frames]
-        images = yield from done(
-            Aside(call=lambda: [slice_image(decode_image(frame), most) for frame in frames])
-        )
-        return images
 
     def _perceive(self) -> Program[Perceived]:
         images, self.images = self.images, []

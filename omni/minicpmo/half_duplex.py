@@ -26,7 +26,7 @@ from omni.minicpmo.answer import AnswerRules
 from omni.minicpmo.code_sampling import CodeSampling
 from omni.minicpmo.content import MediaOptions, read_message
 from omni.minicpmo.dialogue import Dialogue
-from omni.minicpmo.images import SlicedImage, decode_image, slice_image
+from omni.minicpmo.images import SlicedImage
 from omni.minicpmo.replies import Replies, Reply, utterance
 from omni.minicpmo.sampling import HALF_DUPLEX_SAMPLING, TextRule, TextSampling
 from omni.minicpmo.session import Session
@@ -131,11 +131,8 @@ class HandsFree:
     def _see(self, chunk: AudioChunk) -> Program[None]:
         """Keep the chunk's pictures; what is wrong with one is told, and the sound still heard."""
         most = chunk.max_slice_nums or _MAX_SLICES
-        frames = [bytes(frame) for frame in chunk.frames]
         try:
-            seen = yield from done(
-                Aside(call=lambda: [slice_image(decode_image(frame), most) for frame in frames])
-            )
+            seen = yield from self.session.look_at(chunk.frames, most)
         except ClientError as exc:
             self.session.emit(Failed(code=exc.code, message=str(exc)))
             return

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from omni.errors import ClientError
 from omni.pictures import FORMATS, MAX_PIXELS
 
 SCALE = 448  # side of the square whose area a picture is resized to; slice_config.scale_resolution
 PATCH = 14
+#: Longer side by the shorter one. From here on the shorter one is less than a patch, and the number
+#: of patches grows: a line of 64 million pixels would be 256,000 instead of 1,024.
+MAX_ASPECT = (SCALE // PATCH) ** 2
 
 Size = tuple[int, int]  # (width, height) in pixels
 Grid = tuple[int, int]  # (columns, rows) of slices
@@ -41,6 +44,7 @@ class SlicedImage:
 def decode_image(data: bytes) -> Image.Image:
     """Return the picture of an encoded file (JPEG, PNG, WebP and what else Pillow reads) as RGB.
 
+    It is turned upright where the file says how; of a moving picture it is the first.
     Raises: ClientError, when it is no picture, broken, empty or too large.
     """
     try:
@@ -48,15 +52,32 @@ def decode_image(data: bytes) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             size = f"{image.width}x{image.height} pixels"
             raise ClientError(f"a picture of {size}; at most {MAX_PIXELS} are taken")
-        return image.convert("RGB")
+        ImageOps.exif_transpose(image, in_place=True)
+        return _of_eight_bits(image).convert("RGB")
+    except ClientError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise ClientError(f"a picture of too many pixels: {exc}") from exc
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as exc:
+    except Exception as exc:  # seven decoders raise whatever they like for broken files
         raise ClientError(f"not a picture that can be read: {exc}") from exc
 
 
+def _of_eight_bits(image: Image.Image) -> Image.Image:
+    """Return *image*; one of 16 bits a pixel as one of 8, which Pillow would cut at 255."""
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    return Image.fromarray((values.clip(0, 0xFFFF) >> 8).astype(np.uint8))
+
+
 def slice_image(image: Image.Image, max_slices: int) -> SlicedImage:
-    """Return *image* (RGB) resized, and cut into at most *max_slices* slices if it is large."""
+    """Return *image* (RGB) resized, and cut into at most *max_slices* slices if it is large.
+
+    Raises: ClientError, when it is a line.
+    """
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        size = f"{image.width}x{image.height} pixels"
+        raise ClientError(f"a picture of {size}; a side is at most {MAX_ASPECT} times the other")
     grid = slice_grid(image.size, max_slices)
     source = _resized(image, best_size(image.size, upscale=grid is None))
     pictures = [source] if grid is None else [source, *_slices(image, grid)]
@@ -127,10 +148,14 @@ def mosaic(images: Sequence[Image.Image]) -> Image.Image:
     """Tile pictures of one second into one, cells equal, with 6 black pixels between them.
 
     Four make 2 x 2; two or three a row or a column, whichever canvas is nearer to a square; more a
-    row. Each is letterboxed on white in a cell of the largest width and height.
+    row. Each is letterboxed on white in a cell of the largest width and height, or in a smaller one
+    where the whole would have more than MAX_PIXELS.
     """
     width = max(image.width for image in images)
     height = max(image.height for image in images)
+    scale = math.sqrt(MAX_PIXELS / (len(images) * width * height))
+    if scale < 1:
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
     columns, rows = _mosaic_grid(images, (width, height))
     canvas = Image.new("RGB", _canvas_size((columns, rows), (width, height)), "black")
     for number, image in enumerate(images):

@@ -1,7 +1,7 @@
 """The state of one conversation, and the cheap things that its program may do at once."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Literal, Protocol
 
@@ -9,8 +9,9 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from omni.audio import INPUT_HZ
-from omni.engine import AudioChunk, SessionEvent, Slot
+from omni.engine import AudioChunk, Buffer, SessionEvent, Slot
 from omni.minicpmo.code_sampling import CodeSampling
+from omni.minicpmo.images import SlicedImage, decode_image, slice_image
 from omni.minicpmo.prompt import Prompts
 from omni.minicpmo.speech_codes import SpeechMode
 from omni.minicpmo.tokenizer import ControlTokens, Tokenizer
@@ -178,6 +179,19 @@ class Session:
     def close_speech(self) -> None:
         """End the spoken turn, if there is one."""
         self.states.close_speech(self.slot.index)
+
+    def look_at(
+        self, frames: Sequence[Buffer], max_slices: int
+    ) -> Program[list[SlicedImage]]:
+        """Return the pictures of a chunk (compressed files), read. Raises: ClientError."""
+        files = [bytes(frame) for frame in frames]
+        images = yield from done(
+            Aside(
+                call=lambda: [slice_image(decode_image(file), max_slices) for file in files],
+                lane=Lane.FRAME,
+            )
+        )
+        return images
 
     def analyse(self, samples: Waveform) -> Program[Voice]:
         """Return the voice of a recording (float32, 16 kHz). Raises: ClientError."""

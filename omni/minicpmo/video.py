@@ -19,7 +19,6 @@ from PIL import Image
 
 from omni.containers import open_container, sound_pieces
 from omni.errors import ClientError
-from omni.minicpmo.images import mosaic
 from omni.minicpmo.mel import SAMPLE_RATE_HZ
 from omni.pictures import MAX_PIXELS
 
@@ -35,12 +34,16 @@ _MIN_SEGMENT_SAMPLES = 1600  # a shorter last segment is padded: the encoder giv
 
 @frozen(kw_only=True, eq=False)
 class VideoSegment:
-    """One picture, the sound up to the next (16 kHz mono; None: no sound track), the mosaic."""
+    """One picture and the sound up to the next (16 kHz mono; None: no sound track).
+
+    between: the other pictures of its second, for a mosaic. Those of a whole film, made here, would
+    fill gigabytes.
+    """
 
     start_s: float
     picture: Image.Image
     sound: NDArray[np.float32] | None
-    stacked: Image.Image | None
+    between: tuple[Image.Image, ...] = ()
 
 
 def read_video(
@@ -100,7 +103,9 @@ def _segments(
             start_s=time,
             picture=pictures[_index(time, rate, num_frames)],
             sound=sound,
-            stacked=_stacked(extra.get(int(time)), pictures, rate, num_frames),
+            between=tuple(
+                pictures[_index(part, rate, num_frames)] for part in extra.get(int(time), ())
+            ),
         )
         for time, sound in zip(times, sounds, strict=True)
     ]
@@ -185,11 +190,3 @@ def _sound(data: bytes, max_samples: int) -> NDArray[np.float32] | None:
             if max_samples <= 0:
                 break
     return np.concatenate(parts) if parts else None
-
-
-def _stacked(
-    times: Sequence[float] | None, pictures: dict[int, Image.Image], rate: float, num_frames: int
-) -> Image.Image | None:
-    if not times:
-        return None
-    return mosaic([pictures[_index(time, rate, num_frames)] for time in times])

@@ -193,12 +193,17 @@ class Vocode(Work[Waveform]):
 
 
 class Lane(Enum):
-    """Which background threads: one analyses voices, others read pictures and videos, and find
-    where speech begins and ends, which no video may delay.
+    """Which background threads. No request may delay a call, and no film another request.
+
+    VOICE: one, analyses voices. MEDIA: reads texts, pictures and sounds of requests. FILM: requests
+    with films, which may take minutes. FRAME: pictures of calls. SPEECH: finds where speech begins
+    and ends.
     """
 
     VOICE = auto()
     MEDIA = auto()
+    FILM = auto()
+    FRAME = auto()
     SPEECH = auto()
 
 

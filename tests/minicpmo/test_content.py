@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from omni.engine import Buffer, Part
 from omni.errors import ClientError
-from omni.minicpmo.content import MediaOptions, joined, num_audio_tokens, read_message
+from omni.minicpmo.content import MediaOptions, SliceRoom, joined, num_audio_tokens, read_message
 from omni.minicpmo.prompt import AudioPart, ImagePart
 from tests.minicpmo.driver import pcm
 from tests.minicpmo.pictures import golden_picture
@@ -131,3 +131,12 @@ def test_samples_that_are_no_numbers_are_silence() -> None:
 
     assert np.isfinite(content.sound).all()
     assert content.sound[0] == 0.5
+
+
+def test_a_request_has_room_for_so_many_pictures_together() -> None:
+    """Pictures of one pixel are 100 bytes as a file and 600 kB for the model."""
+    options = MediaOptions(room=SliceRoom(num_left=4))
+    read_message("user", [picture(64, 48)] * 3, options)
+
+    with pytest.raises(ClientError, match=r"messages\[1\].content\[1\] \(image\): more than"):
+        read_message("user", [picture(64, 48)] * 2, options, "messages[1].content")

@@ -2,13 +2,15 @@
 
 import hashlib
 import io
+from contextlib import suppress
+from random import Random
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from omni.errors import ClientError
 from omni.minicpmo.images import best_size, decode_image, mosaic, slice_grid, slice_image
@@ -102,6 +104,66 @@ def test_pictures_with_palette_or_transparency_become_rgb():
     assert (image.mode, image.size, image.getpixel((3, 3))) == ("RGB", (20, 10), (10, 20, 30))
 
 
+def test_a_picture_of_sixteen_bits_keeps_its_brightness():
+    """Pillow cuts such pixels at 255 of 65,535: all but the darkest would be white."""
+    file = io.BytesIO()
+    Image.fromarray(np.array([[0, 0x8000, 0xFFFF]], dtype=np.uint16)).save(file, "PNG")
+
+    image = decode_image(file.getvalue())
+
+    assert [image.getpixel((x, 0))[0] for x in range(3)] == [0, 0x80, 0xFF]
+
+
+def test_a_picture_is_turned_upright():
+    """Phones write the pixels as the sensor lies, and how they held it."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # the top of the scene is at the right
+    scene = Image.new("RGB", (40, 20), "blue")
+    scene.paste("red", (0, 0, 10, 20))
+    scene.save(file, "PNG", exif=exif)
+
+    image = decode_image(file.getvalue())
+
+    assert image.size == (20, 40)
+    assert (image.getpixel((10, 0)), image.getpixel((10, 39))) == ((255, 0, 0), (0, 0, 255))
+
+
+def test_the_first_of_moving_pictures_is_seen():
+    file = io.BytesIO()
+    first, second = (Image.new("RGB", (20, 10), color) for color in ("red", "blue"))
+    first.save(file, "GIF", save_all=True, append_images=[second])
+
+    assert decode_image(file.getvalue()).getpixel((5, 5)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of broken tags
+def test_broken_files_are_pictures_or_the_callers_error(kind):
+    """AVIF raised RuntimeError, which ended a call that a broken frame should not end."""
+    file, random = io.BytesIO(), Random(kind)
+    golden_picture(60, 40, 3).save(file, kind)
+    for _ in range(60):
+        broken = bytearray(file.getvalue())
+        for _ in range(random.randrange(1, 12)):
+            broken[random.randrange(len(broken))] = random.randrange(256)
+
+        with suppress(ClientError):
+            assert decode_image(bytes(broken)).mode == "RGB"
+
+
+@pytest.mark.parametrize("size", [(1, 1025), (10250, 10)])
+def test_a_line_is_refused(size):
+    """One of 64 million pixels would be 256,000 patches, and all sessions would wait for it."""
+    with pytest.raises(ClientError, match="1024 times the other"):
+        slice_image(Image.new("RGB", size), 9)
+
+
+def test_the_longest_picture_has_no_more_patches_than_others():
+    (patches,) = slice_image(Image.new("RGB", (1, 1024)), 1).patches
+
+    assert len(patches) <= 1024
+
+
 @pytest.mark.parametrize(
     ("sizes", "canvas"),
     [
@@ -128,3 +190,12 @@ def test_mosaic_cells_are_letterboxed_on_white_with_black_gaps_between():
     assert picture.getpixel((20, 42)) == (0, 0, 0)
     assert picture.getpixel((4, 60)) == (255, 255, 255)
     assert picture.getpixel((20, 60)) == (0, 0, 255)
+
+
+def test_a_mosaic_of_long_and_tall_pictures_stays_small():
+    """The frames of a film may differ in size: a cell as wide as one and as high as another."""
+    long, tall = (Image.new("1", size) for size in ((16000, 16), (16, 16000)))
+
+    picture = mosaic([long.convert("RGB"), tall.convert("RGB")] * 8)
+
+    assert picture.width * picture.height < 70_000_000
