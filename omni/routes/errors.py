@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Where OpenAI's dialect is spoken.
 OPENAI_PATHS = "/v1/"
+#: Status of a request whose client did not wait for the answer. Source: nginx.
+CLIENT_LEFT = 499
 _BODY_ERRORS = (web.RequestPayloadError, HttpProcessingError, ClientPayloadError)
 
 
@@ -35,6 +37,9 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except Exception as exc:  # the border of a request
+        if isinstance(exc, ConnectionError) and _is_gone(request):
+            log.debug("%s %s: its client left", request.method, request.path)
+            return web.Response(status=CLIENT_LEFT)  # for the counters: nobody hears it
         reply_to = openai_reply if request.path.startswith(OPENAI_PATHS) else demo_reply
         reply = reply_to(request, exc)
         if isinstance(exc, Unauthorized):
@@ -116,6 +121,10 @@ def http_reply(request: web.Request, error: web.HTTPException) -> web.Response:
     if (allowed := error.headers.get("Allow")) is not None:
         reply.headers["Allow"] = allowed
     return reply
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _reply(status: int, text: str) -> web.Response:
