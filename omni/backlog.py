@@ -80,5 +80,6 @@ def _joined(before: Message, after: Message) -> ReplyChunk | None:
 
 
 def _size_bytes(message: Message) -> int:
-    """Return about what *message* holds; only some kinds have text or sound."""
-    return EVENT_BYTES + len(getattr(message, "text", "")) + len(getattr(message, "pcm", b""))
+    """Return about what *message* holds; only some kinds have text, sound or arguments."""
+    held = (getattr(message, name, "") for name in ("text", "pcm", "arguments"))
+    return EVENT_BYTES + sum(map(len, held))

@@ -13,7 +13,7 @@ from attrs import frozen
 from omni import engine
 from omni.engine import Capabilities
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 RequestType = Literal["chat", "half_duplex_audio", "audio_duplex", "omni_duplex", "streaming"]
 Role = Literal["web", "worker", "launcher", "cli"]
@@ -392,6 +392,7 @@ TO_WEB: dict[str, type] = {
     "generating": engine.Generating,
     "prefill_done": engine.PrefillDone,
     "reply_chunk": engine.ReplyChunk,
+    "tool_call": engine.ToolCall,
     "transcript_segment": engine.TranscriptSegment,
     "turn_done": engine.TurnDone,
     "chat_done": engine.ChatDone,

@@ -25,6 +25,8 @@ from omni.engine import (
     Slot,
     SpeakRequest,
     StopAnswer,
+    Tool,
+    ToolCall,
     TranscribeRequest,
     TranscriptSegment,
     TurnDone,
@@ -184,3 +186,60 @@ def test_slots_follow_the_settings() -> None:
 def test_minicpmo_without_a_checkpoint_says_what_is_missing() -> None:
     with pytest.raises(SettingsError, match="model.model_path"):
         load_engine(load_settings(overrides=["model.engine=minicpmo"]))
+
+
+WEATHER = Tool(name="weather", parameters='{"type": "object"}')
+
+
+def asked(text: str, *tools: Tool) -> ChatRequest:
+    """Return a request with *text* as the user's words."""
+    message = ChatMessage(role="user", parts=(Part(kind="text", text=text),))
+    return ChatRequest(messages=(message,), tools=tools)
+
+
+def test_a_function_that_the_user_orders_is_called(engine: NullEngine) -> None:
+    order = 'well call weather {"place": "Rome"} call weather {"place": "Oslo"}'
+
+    events = send(engine, asked(order, WEATHER))
+
+    calls = [event for event in events if isinstance(event, ToolCall)]
+    assert [call.arguments for call in calls] == ['{"place": "Rome"}', '{"place": "Oslo"}']
+    assert {call.name for call in calls} == {"weather"} and calls[0].id != calls[1].id
+    assert events[:2] == [PrefillDone(input_tokens=1), ReplyChunk(text="well")]
+    assert events[-2:] == [
+        ReplyChunk(is_final=True),
+        ChatDone(text="well", input_tokens=1, generated_tokens=1, finish_reason="tool_calls"),
+    ]
+
+
+def test_an_answer_may_be_nothing_but_a_call(engine: NullEngine) -> None:
+    _, call, _, done = send(engine, asked("call weather {}", WEATHER))
+
+    assert isinstance(call, ToolCall) and call.arguments == "{}"
+    assert isinstance(done, ChatDone) and (done.text, done.finish_reason) == ("", "tool_calls")
+
+
+def test_a_function_that_the_request_lacks_is_not_called(engine: NullEngine) -> None:
+    events = send(engine, asked("call weather {}"))
+
+    assert not any(isinstance(event, ToolCall) for event in events)
+    assert isinstance(events[-1], ChatDone) and events[-1].text == "call weather {}"
+
+
+def test_the_result_of_a_call_is_answered_in_its_own_words(engine: NullEngine) -> None:
+    result = ChatMessage(
+        role="tool", parts=(Part(kind="text", text="call weather {}"),), tool_call_id="call_1"
+    )
+
+    events = send(engine, ChatRequest(messages=(result,), tools=(WEATHER,)))
+
+    assert isinstance(events[-1], ChatDone) and events[-1].text == "call weather {}"
+
+
+def test_a_stop_before_the_call_makes_none(engine: NullEngine) -> None:
+    engine.step([Arrival(SLOT, asked("one two call weather {}", WEATHER))])
+
+    events = send(engine, StopAnswer())
+
+    assert not any(isinstance(event, ToolCall) for event in events)
+    assert isinstance(events[-1], ChatDone) and events[-1].finish_reason == "cancelled"

@@ -19,6 +19,7 @@ from typing import Literal, NewType, Protocol
 from attrs import field, frozen
 
 Mode = Literal["chat", "half_duplex", "audio_duplex", "omni_duplex"]
+FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
 
 #: Bytes that travel as a message part of their own (sound, pictures). Any bytes-like object.
 Buffer = NewType("Buffer", bytes)
@@ -35,6 +36,7 @@ class Capabilities:
     num_slots: sessions that it holds at the same time. vision: takes pictures and video.
     transcribes: emits `UserTranscript`. languages: ISO codes it understands and speaks.
     reads_aloud: takes `SpeakRequest`. writes_down: takes `TranscribeRequest`.
+    calls_tools: takes functions in a `ChatRequest`, and emits `ToolCall`.
     min_chunk_ms: the shortest duplex chunk it answers; 1000 where units are fixed by training.
     """
 
@@ -47,6 +49,7 @@ class Capabilities:
     transcribes: bool = False
     reads_aloud: bool = False
     writes_down: bool = False
+    calls_tools: bool = False
     languages: tuple[str, ...] = ("en",)
     min_chunk_ms: int = 1000
 
@@ -77,17 +80,46 @@ class Part:
 
 
 @frozen(kw_only=True)
-class ChatMessage:
-    """One message of a conversation."""
+class Tool:
+    """A function that the model may call. parameters: a JSON schema, an object as JSON text."""
 
-    role: Literal["system", "user", "assistant"]
+    name: str
+    description: str = ""
+    parameters: str = "{}"
+
+
+@frozen(kw_only=True)
+class ToolCall:
+    """A call of a function: an event of a chat, and afterwards part of the conversation.
+
+    id: unique, by which its result names it. arguments: an object as JSON text.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
+@frozen(kw_only=True)
+class ChatMessage:
+    """One message of a conversation.
+
+    tool_calls: of an assistant, behind its parts. tool_call_id: of a tool; its parts (text) are the
+    result of that call.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     parts: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
 
 @frozen(kw_only=True)
 class ChatRequest:
     """One chat turn. Opens the slot, is answered by `PrefillDone`, `ReplyChunk`s and `ChatDone`.
 
+    messages: the last is the user's, or the result of a call. tools: functions that the model may
+    call; each call is a `ToolCall` among the `ReplyChunk`s, and none of its markup is text.
     speak: answer with sound too. voice: reference audio (float32, 16 kHz), empty for the default.
     streaming: False where nobody listens before the end: the sound may wait for the whole text.
     stop: texts that end the answer. seed: None draws one.
@@ -112,6 +144,7 @@ class ChatRequest:
     streaming: bool = True
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    tools: tuple[Tool, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -347,6 +380,7 @@ class ChatDone:
 
     input_tokens, generated_tokens: all of them. Of the input, so many stand for sound and for
     pictures; speech_tokens: made besides, of the answer's sound. 0 where an engine counts none.
+    finish_reason: `tool_calls` where the model ended the answer and wants functions called.
     """
 
     text: str
@@ -355,7 +389,7 @@ class ChatDone:
     input_audio_tokens: int = 0
     input_image_tokens: int = 0
     speech_tokens: int = 0
-    finish_reason: Literal["stop", "length", "cancelled"] = "stop"
+    finish_reason: FinishReason = "stop"
     costs: StageCosts = StageCosts()
 
 
@@ -380,6 +414,7 @@ SessionEvent = (
     | Generating
     | PrefillDone
     | ReplyChunk
+    | ToolCall
     | TranscriptSegment
     | TurnDone
     | ChatDone

@@ -3,12 +3,15 @@
 Duplex: listens, and in every `speak_every`-th unit speaks a tone and the unit's number.
 Half duplex: a turn ends with the first quiet chunk after a loud one. Chat and half duplex answer
 with the user's own words, a word in each step; a text is read out as a tone for each word, and a
-recording says which second it is. Anything else would need a model.
+recording says which second it is. `call NAME {...}` in a user's words calls that function, if the
+request has it. Anything else would need a model.
 """
 
+import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, assert_never
+from typing import assert_never
 
 import numpy as np
 from attrs import define, evolve, field, frozen
@@ -24,6 +27,7 @@ from omni.engine import (
     Close,
     Emission,
     Failed,
+    FinishReason,
     Generating,
     PrefillDone,
     Prepared,
@@ -36,6 +40,7 @@ from omni.engine import (
     SpeakRequest,
     StageCosts,
     StopAnswer,
+    ToolCall,
     TranscribeRequest,
     TranscriptSegment,
     TurnDone,
@@ -52,6 +57,9 @@ FLOAT32_BYTES = 4
 TOKENS_A_PICTURE = 64
 AUDIO_TOKENS_HZ = 10
 SPEECH_TOKENS_HZ = 25
+
+#: How a user orders a call: the name, and arguments without braces in them.
+_ORDER = re.compile(r"\bcall ([\w-]+) (\{[^{}]*\})")
 
 #: Mean level above which a half-duplex chunk counts as speech; -40 dB of full scale.
 LOUD = 0.01
@@ -76,6 +84,7 @@ class _Session:
     speech_ms: int = 0
     said: str = ""
     words: list[str] = field(factory=list)  # of the answer, still to be said
+    calls: list[ToolCall] = field(factory=list)  # to be made when the words are said
 
     @property
     def speaks(self) -> bool:
@@ -103,6 +112,7 @@ class NullEngine:
             vision=True,
             reads_aloud=True,
             writes_down=True,
+            calls_tools=True,
             min_chunk_ms=20,
         )
 
@@ -130,7 +140,8 @@ class NullEngine:
     def _answer(self, slot: Slot, message: SessionInput) -> list[SessionEvent]:
         match message:
             case ChatRequest():
-                return self._begin(slot, message, _answer_to(message))
+                words, calls = _answer_to(message)
+                return self._begin(slot, message, words, calls)
             case SpeakRequest():
                 return self._begin(slot, message, message.text.split() or ["nothing"])
             case TranscribeRequest():
@@ -154,10 +165,14 @@ class NullEngine:
         return self._hear(slot, session, message)
 
     def _begin(
-        self, slot: Slot, opening: ChatRequest | SpeakRequest, words: list[str]
+        self,
+        slot: Slot,
+        opening: ChatRequest | SpeakRequest,
+        words: list[str],
+        calls: Sequence[ToolCall] = (),
     ) -> list[SessionEvent]:
         most = opening.max_new_tokens if isinstance(opening, ChatRequest) else len(words)
-        session = _Session(opening, num_asked=len(words), words=words[:most])
+        session = _Session(opening, num_asked=len(words), words=words[:most], calls=list(calls))
         self._sessions[slot] = self._talking[slot] = session
         return [PrefillDone(input_tokens=len(words))]
 
@@ -216,23 +231,31 @@ class NullEngine:
         return [VadState(speaking=False), Generating(speech_duration_ms=duration_ms)]
 
     def _stop(self, slot: Slot, session: _Session) -> list[SessionEvent]:
-        if not session.words:
+        if slot not in self._talking:
             return []
-        session.words = []
+        session.words, session.calls = [], []
         return self._finish(slot, session, cancelled=True)
 
     def _say_words(self) -> list[Emission]:
         said: list[Emission] = []
         for slot, session in list(self._talking.items()):
-            word = session.words.pop(0)
-            last = not session.words
-            text = word if last else word + " "
-            session.said += text
-            pcm = self._tone if session.speaks else EMPTY
-            said.append(Emission(slot, ReplyChunk(text=text, pcm=pcm, is_final=last)))
-            if last:
-                said += [Emission(slot, event) for event in self._finish(slot, session)]
+            if session.words:
+                said.append(Emission(slot, self._say_word(session)))
+            if not session.words:
+                events: list[SessionEvent] = [*session.calls]
+                if events:
+                    events.append(ReplyChunk(is_final=True))
+                events += self._finish(slot, session)
+                said += [Emission(slot, event) for event in events]
         return said
+
+    def _say_word(self, session: _Session) -> ReplyChunk:
+        word = session.words.pop(0)
+        is_last = not session.words
+        text = word if is_last else word + " "
+        session.said += text
+        pcm = self._tone if session.speaks else EMPTY
+        return ReplyChunk(text=text, pcm=pcm, is_final=is_last and not session.calls)
 
     def _finish(self, slot: Slot, session: _Session, cancelled: bool = False) -> list[SessionEvent]:
         del self._talking[slot]
@@ -240,8 +263,9 @@ class NullEngine:
         if isinstance(session.opening, ChatRequest | SpeakRequest):
             del self._sessions[slot]
             num_words = len(text.split())
-            is_short = num_words < session.num_asked
-            reason: Literal["stop", "length"] = "length" if is_short else "stop"
+            reason: FinishReason = "tool_calls" if session.calls else "stop"
+            if num_words < session.num_asked:
+                reason = "length"
             return [
                 ChatDone(
                     text=text,
@@ -254,12 +278,22 @@ class NullEngine:
         return [TurnDone(turn_index=session.num_turns, text=text)]
 
 
-def _answer_to(request: ChatRequest) -> list[str]:
-    """Return the words of the last message, up to the first text that ends an answer."""
-    said = " ".join(" ".join(part.text for part in request.messages[-1].parts).split())
+def _answer_to(request: ChatRequest) -> tuple[list[str], list[ToolCall]]:
+    """Return the words of the last message, up to the first text that ends an answer.
+
+    The calls that the user orders in it, of functions of the request, are made and not said.
+    """
+    last, names = request.messages[-1], {tool.name for tool in request.tools}
+    said = " ".join(" ".join(part.text for part in last.parts).split())
+    calls: list[ToolCall] = []
+    for order in _ORDER.finditer(said) if last.role == "user" else ():
+        if order[1] in names:
+            call_id = f"call_{secrets.token_hex(12)}"
+            calls.append(ToolCall(id=call_id, name=order[1], arguments=order[2]))
+            said = said.replace(order[0], "", 1)
     for stop in request.stop:
         said = said.partition(stop)[0] if stop else said
-    return said.split() or ["nothing"]
+    return said.split() or ([] if calls else ["nothing"]), calls
 
 
 def _write_down(request: TranscribeRequest) -> list[SessionEvent]:

@@ -1,10 +1,8 @@
 """Writes one answer token by token: text that leaves whole characters at a time, and its sound."""
 
-from typing import Literal
-
 from attrs import define, field, frozen
 
-from omni.engine import ReplyChunk
+from omni.engine import FinishReason, ReplyChunk, ToolCall
 from omni.errors import ContextExhausted
 from omni.minicpmo.outlet import Costs, Outlet
 from omni.minicpmo.sampling import TextSampling
@@ -12,9 +10,8 @@ from omni.minicpmo.session import Session
 from omni.minicpmo.shown_text import StopTexts, Thoughts
 from omni.minicpmo.speaker import GROUP_TOKENS, Group, Speaker
 from omni.minicpmo.tokenizer import TextStream
+from omni.minicpmo.tool_calls import ToolCalls
 from omni.minicpmo.work import Draw, Fed, Feed, Ids, Program, done
-
-FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @frozen(kw_only=True)
@@ -24,7 +21,7 @@ class AnswerRules:
     ends: tokens that end it; they are not part of it. speech_ends: end what is spoken, the text
     goes on. stop: texts that end it, shown no more than the text behind them. text_tokens: the text
     leaves when so many have come. shows_thoughts: show what stands from <think> to </think>; it is
-    never spoken.
+    never spoken. calls_tools: the model was told of functions; its calls are not text, nor spoken.
     """
 
     sampling: TextSampling
@@ -35,13 +32,15 @@ class AnswerRules:
     stop: tuple[str, ...] = ()
     text_tokens: int = 1
     shows_thoughts: bool = False
+    calls_tools: bool = False
 
 
 @define(kw_only=True, eq=False)
 class Answer:
     """One answer, while it is written and afterwards.
 
-    ids: its tokens, without the one that ended it. text: what was shown.
+    ids: its tokens, without the one that ended it. text: what was shown. Calls of functions leave
+    by the outlet where they stand between the words.
     """
 
     session: Session
@@ -55,6 +54,7 @@ class Answer:
     _stream: TextStream = field(init=False)
     _stops: StopTexts = field(init=False)
     _thoughts: Thoughts = field(init=False)
+    _calls: ToolCalls | None = field(init=False)
     _group: Group = field(factory=Group)
     _unshown: str = ""
     _speaks: bool = field(init=False)
@@ -64,6 +64,7 @@ class Answer:
         self._stops = StopTexts(self.rules.stop)
         self._speaks = self.speaker is not None
         self._thoughts = Thoughts(self.session.tokenizer)
+        self._calls = ToolCalls(self.session.tokenizer) if self.rules.calls_tools else None
 
     def write(self, fed: Fed) -> Program[None]:
         """Write the answer. fed: the prompt's end, with logits.
@@ -80,7 +81,7 @@ class Answer:
                 yield from self._end_speech(ends_text=True)
             yield from self._say_full_group()
             self.ids.append(token)
-            is_thought = self._show(token)
+            is_said = self._show(token)
             if self._stops.is_hit:
                 self.finish_reason = "stop"
                 break
@@ -89,7 +90,7 @@ class Answer:
                     fed = yield from done(Feed(parts=(Ids((token,)),), wants_logits=True))
             except ContextExhausted:
                 break
-            if self._speaks and not is_thought:
+            if self._speaks and is_said:
                 self._group.add(token, fed.hidden)
             if not self._speaks and len(self.ids) % GROUP_TOKENS == 0:
                 yield from self.outlet.wait()
@@ -135,6 +136,8 @@ class Answer:
 
     def _finish(self) -> Program[None]:
         self._add(self._stream.flush())
+        if self._calls is not None and not self._is_over():
+            self._take_call(self._calls.finish())
         self._unshown += self._stops.flush()
         self._let_text_out()
         if not self._is_over():
@@ -142,17 +145,36 @@ class Answer:
             yield from self._end_speech(ends_text=self.finish_reason == "stop")
         if self.speaker is not None:
             yield from self.speaker.finish()
+        if self._calls is not None and self._calls.num_calls and self.finish_reason == "stop":
+            self.finish_reason = "tool_calls"
 
     # --- text
 
     def _show(self, token: int) -> bool:
-        """Show the text of *token*, if it is to be seen; say whether it belongs to a thought."""
+        """Show the text of *token*, if it is to be seen; say whether it is to be spoken."""
         is_thought = self._thoughts.take(token)
-        if self.rules.shows_thoughts or not is_thought:
+        taken = None
+        if self._calls is not None and not is_thought:
+            taken = self._calls.take(token)
+        if taken is not None:
+            self._take_call(taken)
+        elif self.rules.shows_thoughts or not is_thought:
             self._add(self._stream.push((token,)))
-        return is_thought
+        is_word = self._calls is None or self._calls.has_words
+        return is_word and not is_thought and taken is None
+
+    def _take_call(self, taken: ToolCall | str) -> None:
+        """Let a call out behind the text before it; what is none after all is text."""
+        if isinstance(taken, str):
+            self._unshown += self._stops.push(taken) if taken else ""
+            return
+        self._unshown += self._stops.flush()
+        self._let_text_out()
+        self.outlet.emit(taken)
 
     def _add(self, text: str) -> None:
+        if self._calls is not None:
+            text = self._calls.text(text)
         self._unshown += self._stops.push(text)
         if len(self.ids) % self.rules.text_tokens == 0:
             self._let_text_out()

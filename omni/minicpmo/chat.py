@@ -5,7 +5,7 @@ Source: the published chat; its known faults are mended where a comment names on
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from omni.audio import Waveform, float32_from_waveform, waveform_from_float32
 from omni.engine import (
@@ -27,6 +27,7 @@ from omni.minicpmo.sampling import TextRule, TextSampling
 from omni.minicpmo.session import Session, Surroundings
 from omni.minicpmo.speaker import Speaker, begin_voice
 from omni.minicpmo.system_prompts import Language, Place, VoiceMode, voice_prompt
+from omni.minicpmo.tool_calls import in_order_of_calls
 from omni.minicpmo.work import Aside, Fed, Feed, Lane, Program, done
 
 #: Texts of one request, together: cutting a million characters into tokens takes a second.
@@ -87,6 +88,7 @@ def answer_turn(
         speech_ends=frozenset((control.tts_eos,)),
         stop=request.stop,
         shows_thoughts=request.enable_thinking,
+        calls_tools=bool(request.tools),
     )
     answer = Answer(session=session, rules=rules, outlet=outlet, costs=costs, speaker=speaker)
     yield from answer.write(fed)
@@ -144,16 +146,20 @@ def read_turn(request: ChatRequest, around: Surroundings) -> ChatTurn:
 
     A spoken answer to a conversation without a system message gets the published one for its voice.
     """
-    messages = request.messages
-    if not messages or messages[-1].role != "user":
-        raise ClientError("the last message must be the user's")
-    num_chars = sum(len(part.text) for message in messages for part in message.parts)
+    messages = in_order_of_calls(request.messages)
+    if not messages or messages[-1].role not in ("user", "tool"):
+        raise ClientError("the last message must be the user's, or what a function gave")
+    _require_template(request, around)
+    num_chars = _num_chars(request)
     if num_chars > MAX_TEXT_CHARS:
         raise ClientError(f"{num_chars} characters of text; at most {MAX_TEXT_CHARS} are taken")
     voice = reference_voice(request.voice, messages, around.default_voice)
     options = MediaOptions(max_slices=request.max_slice_nums, hears_videos=request.omni_mode)
     contents = [
-        read_message(message.role, message.parts, options, f"messages[{index}].content")
+        evolve(
+            read_message(message.role, message.parts, options, f"messages[{index}].content"),
+            tool_calls=message.tool_calls,
+        )
         for index, message in enumerate(messages)
     ]
     if request.speak and all(message.role != "system" for message in messages):
@@ -163,6 +169,23 @@ def read_turn(request: ChatRequest, around: Surroundings) -> ChatTurn:
         around.prompts, contents, _chat_options(request), _max_prompt(request, around.max_tokens)
     )
     return ChatTurn(prompt=prompt, contents=tuple(kept), voice=voice)
+
+
+def _require_template(request: ChatRequest, around: Surroundings) -> None:
+    if around.prompts.takes_tools:
+        return
+    if request.tools or any(m.role == "tool" or m.tool_calls for m in request.messages):
+        raise ClientError(
+            "the chat template of this checkpoint has no place for functions: leave tools out, and "
+            "tell in words what they gave"
+        )
+
+
+def _num_chars(request: ChatRequest) -> int:
+    texts = [part.text for message in request.messages for part in message.parts]
+    texts += [call.arguments for message in request.messages for call in message.tool_calls]
+    texts += [tool.description + tool.parameters for tool in request.tools]
+    return sum(map(len, texts))
 
 
 def reference_voice(
@@ -197,6 +220,7 @@ def _chat_options(request: ChatRequest) -> ChatOptions:
         speaks=True if request.speak else None,
         joins_parts=request.omni_mode,
         uses_image_ids=request.use_image_id,
+        tools=request.tools,
     )
 
 
@@ -234,7 +258,8 @@ def _without_oldest(
 
     A turn is a user's message and all that follows it until the next.
     """
-    last_user = max(i for i, content in enumerate(contents) if content.role == "user")
+    users = [i for i, content in enumerate(contents) if content.role == "user"]
+    last_user = users[-1] if users else 0
     dropped: set[int] = set()
     for index, content in enumerate(contents[:last_user]):
         if content.role == "user" and num_tokens <= 0:

@@ -66,17 +66,21 @@ class MediaOptions:
 
 @frozen(kw_only=True, eq=False)
 class Content:
-    """One message, read. sound: all its recordings end to end (16 kHz), as they are encoded."""
+    """One message, read. sound: all its recordings end to end (16 kHz), as they are encoded.
+
+    tool_calls: of an assistant, behind its parts.
+    """
 
     role: Role
     parts: tuple[Part, ...]
+    tool_calls: tuple[engine.ToolCall, ...] = ()
     images: tuple[SlicedImage, ...] = ()
     sound: Waveform = field(default=NO_SOUND, repr=False)
 
     @property
     def message(self) -> Message:
         """The message as the prompt takes it."""
-        return Message(role=self.role, parts=self.parts)
+        return Message(role=self.role, parts=self.parts, tool_calls=self.tool_calls)
 
     @property
     def num_audio_tokens(self) -> int:

@@ -100,6 +100,7 @@ class MiniCPMOEngine:
             vision=True,
             reads_aloud=True,
             writes_down=True,
+            calls_tools=self._loaded.around.prompts.takes_tools,
             languages=("en", "zh"),
             min_chunk_ms=_MIN_CHUNK_MS,
         )

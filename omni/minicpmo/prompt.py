@@ -5,6 +5,7 @@ the names of control tokens in people's text replaced by marks that no text can 
 markup becomes control tokens and everything else plain text, joined as the template joined it.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -12,13 +13,15 @@ from typing import Any, Literal
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.sandbox
 from attrs import define, field, frozen
 
+from omni.engine import Tool, ToolCall
 from omni.errors import CheckpointError, ClientError
 from omni.minicpmo.tokenizer import Tokenizer
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Grid = tuple[int, int]  # (columns, rows) of slices
 
 NUM_IMAGE_TOKENS = 64  # embeddings of one source image or slice; config.json: query_num
@@ -45,10 +48,14 @@ Part = str | ImagePart | AudioPart
 
 @frozen(kw_only=True)
 class Message:
-    """One message of a conversation; *parts* in the order in which the model meets them."""
+    """One message of a conversation; *parts* in the order in which the model meets them.
+
+    tool_calls: of an assistant, behind its parts.
+    """
 
     role: Role
     parts: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -75,6 +82,7 @@ class ChatOptions:
     speaks: end with the token after which the answer is spoken; None: if there is any audio.
     joins_parts: the parts of a message stand side by side (omni), else each on its own line.
     streams_audio: every second of audio has its own delimiters; also joins the parts.
+    tools: functions that the model is told of, for templates that take them.
     """
 
     enables_thinking: bool = False
@@ -83,6 +91,7 @@ class ChatOptions:
     streams_audio: bool = False
     uses_image_ids: bool = True
     adds_generation_prompt: bool = True
+    tools: tuple[Tool, ...] = ()
 
 
 class Prompts:
@@ -90,35 +99,39 @@ class Prompts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._template = _compile_template(tokenizer.config)
-        names = sorted(tokenizer.special_ids, key=len, reverse=True)
+        names = sorted(tokenizer.markup_ids, key=len, reverse=True)
         self._control = re.compile("|".join(re.escape(name) for name in names))
         self._cut = re.compile(f"{_MARK}m(\\d+){_MARK}|({self._control.pattern})")
+        source = _template_source(tokenizer.config)
+        try:
+            self._template = self._environment().from_string(source)
+        except jinja2.TemplateError as exc:
+            raise CheckpointError(f"tokenizer_config.json: chat_template: {exc}") from exc
+        #: Whether the template tells the model of functions.
+        self.takes_tools = "tools" in _variables(source)
 
-    def render(self, messages: Sequence[Mapping[str, str]], **options: bool) -> str:
-        """Return the chat template's text of {"role", "content"} messages.
+    def render(self, messages: Sequence[Mapping[str, object]], **options: object) -> str:
+        """Return the chat template's text of {"role", "content", "tool_calls"?} messages.
 
         Raises: ClientError, when the template refuses these messages.
         """
         try:
             return self._template.render(messages=messages, **options)
-        except jinja2.TemplateError as exc:
+        except (jinja2.TemplateError, RecursionError) as exc:
             raise ClientError(f"the chat template refuses these messages: {exc}") from exc
 
     def chat(self, messages: Sequence[Message], options: ChatOptions) -> Prompt:
         """Return the prompt of a conversation, ready for the assistant to go on."""
         media: list[ImagePart | AudioPart] = []
         joint = "" if options.joins_parts or options.streams_audio else "\n"
-        rendered = [
-            {"role": m.role, "content": joint.join(self._text_of(part, media) for part in m.parts)}
-            for m in messages
-        ]
+        rendered = [self._rendered(message, joint, media) for message in messages]
         has_audio = any(isinstance(part, AudioPart) for part in media)
         text = self.render(
             rendered,
             add_generation_prompt=options.adds_generation_prompt,
             enable_thinking=options.enables_thinking,
             use_tts_template=has_audio if options.speaks is None else options.speaks,
+            tools=[_signature(tool) for tool in options.tools] or None,
         )
         return self._prompt(text, media, options)
 
@@ -158,11 +171,45 @@ class Prompts:
         self._add_image(prompt, grid, image_id=None, row_break=[])
         return prompt
 
+    def _rendered(
+        self, message: Message, joint: str, media: list[ImagePart | AudioPart]
+    ) -> dict[str, object]:
+        text = joint.join(self._text_of(part, media) for part in message.parts)
+        shown: dict[str, object] = {"role": message.role, "content": text}
+        if message.tool_calls:
+            shown["tool_calls"] = [self._call(call) for call in message.tool_calls]
+        return shown
+
     def _text_of(self, part: Part, media: list[ImagePart | AudioPart]) -> str:
         if isinstance(part, str):
             return self._escape(part)
         media.append(part)
         return f"{_MARK}m{len(media) - 1}{_MARK}"
+
+    def _call(self, call: ToolCall) -> dict[str, object]:
+        """Return *call* as templates take it; what is no object (a client's) stands as it is."""
+        arguments = _object_in(call.arguments)
+        function = {
+            "name": self._escape(call.name),
+            "arguments": self._escape(call.arguments) if arguments is None else arguments,
+        }
+        return {"type": "function", "function": function}
+
+    def _environment(self) -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+        """Return a sandbox for the checkpoint's template: it is code from a downloaded file.
+
+        JSON is written as the model was trained on it: keys in their order, letters as they are.
+        Source: transformers' chat templates, which do not escape for HTML as Jinja does.
+        """
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        )
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        environment.filters["tojson"] = lambda value: self._escape(
+            json.dumps(value, ensure_ascii=False)
+        )
+        return environment
 
     def _escape(self, text: str) -> str:
         """Split control-token names and our own mark in people's text; `_unescape` undoes it."""
@@ -182,7 +229,7 @@ class Prompts:
                     number = image_id if options.uses_image_ids else None
                     self._add_image(prompt, part.grid, number, self.tokenizer.encode("\n"))
                     image_id += 1
-            elif (control := self.tokenizer.special_ids.get(piece)) is not None:
+            elif (control := self.tokenizer.markup_ids.get(piece)) is not None:
                 prompt.ids.append(control)
             else:
                 prompt.ids += self.tokenizer.encode(_unescape(piece))
@@ -233,23 +280,40 @@ def _unescape(text: str) -> str:
     return text.replace(f"{_MARK}1", "").replace(f"{_MARK}0", _MARK)
 
 
-def _compile_template(config: Mapping[str, Any]) -> jinja2.Template:
-    """Compile the checkpoint's chat template in a sandbox: it is code from a downloaded file."""
+def _signature(tool: Tool) -> dict[str, object]:
+    """Return *tool* as templates take it. Source: OpenAI's form, which Qwen3 was trained on."""
+    function: dict[str, object] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    parameters = _object_in(tool.parameters)
+    if parameters is None:
+        raise ClientError(f"the parameters of {tool.name} are no JSON object, or nested too deep")
+    function["parameters"] = parameters
+    return {"type": "function", "function": function}
+
+
+def _object_in(text: str) -> dict[str, object] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _variables(source: str) -> set[str]:
+    """Return the names that the template *source*, which compiles, is given."""
+    environment = jinja2.Environment(extensions=[jinja2.ext.loopcontrols])
+    return jinja2.meta.find_undeclared_variables(environment.parse(source))
+
+
+def _template_source(config: Mapping[str, Any]) -> str:
     source = config.get("chat_template")
     if isinstance(source, list):
         named = {entry.get("name"): entry.get("template") for entry in source}
         source = named.get("default")
     if not isinstance(source, str):
         raise CheckpointError("tokenizer_config.json: chat_template must be a template")
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as exc:
-        raise CheckpointError(f"tokenizer_config.json: chat_template: {exc}") from exc
+    return source
 
 
 def _refuse(message: str) -> None:

@@ -66,10 +66,38 @@ _BRACKETS = frozenset("()[]{}<>（）【】《》「」『』")
 #: `<|im_start|>role`, content, `<|im_end|>`. The text after a `</think>` is an answer's content; a
 #: think block is written before answers that follow the last question, if they end the list or
 #: carry a thought. The header for a new answer closes an empty thought where thinking is off.
+#: Functions stand at the end of the first system message, results of calls are a user's message.
+#: Source of their words and line ends: Qwen3's chat template, on which the model was trained.
 CHAT_TEMPLATE = """
 {%- macro block(role, body) -%}
 {{- '<|im_start|>' + role + '\\n' + body + '<|im_end|>\\n' -}}
 {%- endmacro -%}
+{%- macro signatures() -%}
+{{- '# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n' -}}
+{{- 'You are provided with function signatures within <tools></tools> XML tags:\\n<tools>' -}}
+{%- for tool in tools -%}
+{{- '\\n' + tool | tojson -}}
+{%- endfor -%}
+{{- '\\n</tools>\\n\\nFor each function call, return a json object with function name and ' -}}
+{{- 'arguments within <tool_call></tool_call> XML tags:\\n<tool_call>\\n' -}}
+{{- '{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call>' -}}
+{%- endmacro -%}
+{%- macro calls(message, body) -%}
+{%- for call in message.tool_calls or [] -%}
+{{- '\\n' if body or not loop.first -}}
+{{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' -}}
+{%- if call.function.arguments is string -%}
+{{- call.function.arguments -}}
+{%- else -%}
+{{- call.function.arguments | tojson -}}
+{%- endif -%}
+{{- '}\\n</tool_call>' -}}
+{%- endfor -%}
+{%- endmacro -%}
+{%- if tools -%}
+{%- set told = messages[0].content + '\\n\\n' if messages[0].role == 'system' else '' -%}
+{{- block('system', told + signatures()) -}}
+{%- endif -%}
 {%- set question = namespace(index=messages | length - 1) -%}
 {%- for message in messages -%}
 {%- set is_tool = message.content.startswith('<tool_response>')
@@ -92,7 +120,13 @@ CHAT_TEMPLATE = """
 {%- set body = thought + body.lstrip('\\n') -%}
 {%- endif -%}
 {%- endif -%}
-{{- block(message.role, body) -}}
+{%- if message.role == 'tool' -%}
+{{- '<|im_start|>user' if loop.first or messages[loop.index0 - 1].role != 'tool' -}}
+{{- '\\n<tool_response>\\n' + body + '\\n</tool_response>' -}}
+{{- '<|im_end|>\\n' if loop.last or messages[loop.index0 + 1].role != 'tool' -}}
+{%- elif not (tools and loop.first and message.role == 'system') -%}
+{{- block(message.role, body + calls(message, body)) -}}
+{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
 {{- '<|im_start|>assistant\\n' -}}

@@ -48,6 +48,8 @@ class ControlTokens:
     turn_eos: int
     chunk_eos: int
     chunk_tts_eos: int
+    tool_call_start: int
+    tool_call_end: int
 
 
 _NAMES = {
@@ -73,7 +75,12 @@ _NAMES = {
     "turn_eos": "<|turn_eos|>",
     "chunk_eos": "<|chunk_eos|>",
     "chunk_tts_eos": "<|chunk_tts_eos|>",
+    "tool_call_start": "<tool_call>",
+    "tool_call_end": "</tool_call>",
 }
+#: Added tokens that the published tokenizer does not hold for special, and that we act on: people
+#: must not be able to write them.
+_TOOL_MARKUP = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
 
 class Tokenizer:
@@ -87,6 +94,8 @@ class Tokenizer:
         self.config: Mapping[str, Any] = config
         added = self._trusting.get_added_tokens_decoder()
         self.special_ids = {token.content: i for i, token in added.items() if token.special}
+        #: With those of function calls: all that people's text never becomes.
+        self.markup_ids = self.special_ids | {name: self.id(name) for name in _TOOL_MARKUP}
         self.control = ControlTokens(**{key: self.id(name) for key, name in _NAMES.items()})
         self.bad_token_ids = tuple(int(i) for i in config.get("bad_token_ids", ()))
 
@@ -132,7 +141,7 @@ class Tokenizer:
 
 
 def _twin(first: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Return a tokenizer that encodes as *first* and has options of its own.
+    """Return a tokenizer that encodes as *first*, has options of its own, and knows our markup.
 
     Both share the vocabulary: reading it again takes half a second, in which no thread runs.
     """
@@ -142,10 +151,20 @@ def _twin(first: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     if first.pre_tokenizer is not None:
         twin.pre_tokenizer = first.pre_tokenizer
     added = first.get_added_tokens_decoder()
-    twin.add_tokens([added[number] for number in sorted(added)])
-    if twin.get_added_tokens_decoder() != added:
+    twin.add_tokens([_plain(added[number]) for number in sorted(added)])
+    copied = twin.get_added_tokens_decoder()
+    if {i: token.content for i, token in copied.items()} != {
+        i: token.content for i, token in added.items()
+    }:
         raise CheckpointError("the added tokens leave gaps between their ids: not a MiniCPM-o 4.5")
     return twin
+
+
+def _plain(token: AddedToken) -> AddedToken:
+    """Return *token* as what encodes people's text takes it: special means that they cannot."""
+    if token.content not in _TOOL_MARKUP:
+        return token
+    return AddedToken(token.content, special=True, normalized=token.normalized)
 
 
 class TextStream:

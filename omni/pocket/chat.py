@@ -110,7 +110,7 @@ class ChatSession(RequestSession):
         return []
 
     def _order(self) -> Order:
-        """Raises: ClientError, if the last message is not the user's."""
+        """Raises: ClientError, if the last message is not the user's, or one is a function's."""
         if not self.request.messages or self.request.messages[-1].role != "user":
             raise ClientError("the last message must be the user's")
         instructions = " ".join(
@@ -118,7 +118,7 @@ class ChatSession(RequestSession):
         )
         persona = Persona.of(instructions, self.tuned_prompt)
         turns = [
-            Utterance(role=message.role, text=self._text_of(message))
+            Utterance(role=_speaker(message), text=self._text_of(message))
             for message in self.request.messages
             if message.role != "system"
         ]
@@ -154,6 +154,13 @@ class ChatSession(RequestSession):
             ),
         )
         return [ReplyChunk(is_final=True), done]
+
+
+def _speaker(message: ChatMessage) -> Literal["system", "user", "assistant"]:
+    """Return who says *message*. Raises: ClientError, for what only functions lead to."""
+    if message.role == "tool" or message.tool_calls:
+        raise ClientError("this engine calls no functions: tell it in words what they gave")
+    return message.role
 
 
 def _is_sound(part: Part) -> bool:

@@ -174,7 +174,7 @@ def test_no_text_can_add_markup_or_a_place_for_media(prompts, pieces):
     prompt = prompts.chat([message], ChatOptions())
 
     bare = Message(role="user", parts=("x", ImagePart(grid=None), "x"))
-    special = set(prompts.tokenizer.special_ids.values())
+    special = set(prompts.tokenizer.markup_ids.values())
     wanted = [i for i in prompts.chat([bare], ChatOptions()).ids if i in special]
     assert [i for i in prompt.ids if i in special] == wanted
     assert len(prompt.images) == 1
