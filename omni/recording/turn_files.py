@@ -93,24 +93,29 @@ class TurnFiles:
     # --- what the user said ---
 
     def _save_request(self, request: ChatRequest) -> Document:
-        """Save the media of all messages; the text is that of the last user message."""
+        """Save the media of all user messages; text and sound are those of the last one.
+
+        Viewers play the sound as what the user said: not the voice in a system message, nor what
+        was said some turns ago.
+        """
         images: list[str] = []
         videos: list[str] = []
-        sounds: list[str] = []
-        for part in (part for message in request.messages for part in message.parts):
-            match part.kind:
-                case "image":
-                    images += self._save_image(part)
-                case "video":
-                    videos.append(self._save_video(part))
-                case "audio":
-                    sounds.append(self._save_sound(part))
+        sound, text = "", ""
+        for message in (message for message in request.messages if message.role == "user"):
+            sound, text = "", text_of(message)
+            for part in message.parts:
+                match part.kind:
+                    case "image":
+                        images += self._save_image(part)
+                    case "video":
+                        videos.append(self._save_video(part))
+                    case "audio":
+                        sound = self._save_sound(part)
         asked: Document = {}
-        users = [message for message in request.messages if message.role == "user"]
-        if users and (text := text_of(users[-1])):
+        if text:
             asked["text"] = text
-        if sounds:
-            asked["audio"] = sounds[-1]
+        if sound:
+            asked["audio"] = sound
         if images:
             asked["images"] = images
         if videos:

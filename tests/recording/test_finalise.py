@@ -315,6 +315,26 @@ def test_what_the_user_said_and_what_failed_is_beside_the_chunks(tmp_path: Path)
     assert (folder / "diagnostics.jsonl").read_bytes() == b'{"event":"gap"}\n'
 
 
+def test_a_voice_and_what_was_said_before_are_not_what_the_user_says_now(tmp_path: Path) -> None:
+    """The demo's viewer played the voice of a system message as the user's own."""
+    heard = Part(kind="audio", data=tone(0.5))
+    request = ChatRequest(
+        messages=(
+            ChatMessage(role="system", parts=(Part(kind="audio", data=tone(1.0)),)),
+            ChatMessage(role="user", parts=(heard,)),
+            ChatMessage(role="assistant", parts=(Part(kind="text", text="yes"),)),
+            ChatMessage(role="user", parts=(Part(kind="text", text="why"),)),
+        )
+    )
+    folder = write_session(tmp_path / "chat_2", "chat", [(0.0, 0, request)])
+
+    (turn,) = finalised(folder)["turns"]
+
+    assert turn["input"] == {"text": "why"}
+    assert wav(folder / "user_audio/000.wav") == (16_000, 0.5)
+    assert len(list((folder / "user_audio").iterdir())) == 1
+
+
 def test_a_chat_is_one_turn_with_the_media_of_all_messages(tmp_path: Path) -> None:
     def user(*parts: Part) -> ChatMessage:
         return ChatMessage(role="user", parts=parts)
