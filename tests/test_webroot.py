@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 WEBROOT = ROOT / "webroot"
-PAGES = ["home", "audio", "half", "chat", "signin", "docs", "viewer"]
+PAGES = ["home", "audio", "half", "chat", "signin", "docs", "viewer", "omni", "admin", "realtime"]
 MAX_PAGE_LINES = 400
 MAX_LIB_LINES = 300
 MAX_FIRST_LOAD_BYTES = 120 * 1000
@@ -20,9 +20,9 @@ IMPORT = re.compile(r'(?:from|import)\s*"(\.{1,2}/[^"]+\.js)"')
 STATIC = re.compile(r'(?:src|href)="/static/([^"]+)"')
 #: A text key: at least one dot, lower case at the start.
 KEY = re.compile(
-    r'"((?:action|audio|bar|chat|compare|docs|error|half|home|inspector|keys|metrics|nav|permission'
-    r'|queue|settings|signin|stage|state|status|summary|theme|toast|transcript|viewer|warning)'
-    r'\.[A-Za-z_0-9.]+)"'
+    r'"((?:action|admin|audio|bar|chat|compare|docs|error|half|home|inspector|keys|metrics|nav'
+    r'|omni(?!\.settings")|permission|preset|queue|realtime|settings|signin|stage|state|status'
+    r'|summary|theme|toast|transcript|viewer|warning)\.[A-Za-z_0-9.]+)"'
 )
 
 

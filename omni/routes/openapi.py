@@ -133,7 +133,8 @@ def _entry(route: DescribedRoute) -> dict[str, object]:
 
 
 def _operation_id(route: DescribedRoute) -> str:
-    return "_".join([route.method.lower(), *re.findall(r"[A-Za-z0-9]+", route.path)])
+    words = re.findall(r"[A-Za-z0-9]+", route.path)
+    return "_".join([route.method.lower(), *words, *["index"] * route.path.endswith("/")])
 
 
 def _params(route: DescribedRoute) -> Iterator[Param]:

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from omni.errors import NotFound
 from omni.routes.app_table import APPS as ALL_APPS
-from omni.routes.app_table import App
+from omni.routes.app_table import App, find_app
 from omni.routes.describe import TEXT, Reply, describe
 from omni.routes.errors import Handler
 from omni.routes.keys import APPS
@@ -35,28 +35,26 @@ HEADERS = {
 
 _TAG = "Pages"
 _PAGE = Reply(schema=TEXT, content_types=("text/html",))
+#: The demo has pages of their own for phones, and people have bookmarks and QR codes of them. Ours
+#: fit any screen; the second fills it (`webroot/pages/omni.js`).
+_PHONE, _PHONE_OMNI = "/mobile", "/mobile-omni"
+#: Other names of pages, and where they lead.
+_LEADS = {_PHONE: f"{_PHONE}/", _PHONE_OMNI: f"{_PHONE_OMNI}/", "/redoc": "/docs"}
 
 
 def add_pages(app: web.Application) -> None:
-    """Add `/`, the page of each app, and `/static/`."""
+    """Add `/`, the page of each app, what leads there, and `/static/`."""
     app.router.add_get("/", _page_of("home.html"))
     app.router.add_get("/signin", _page_of("signin.html"))
     app.router.add_get("/docs", _page_of("docs.html"))
     app.router.add_get("/admin", _page_of("admin.html"))
-    app.router.add_get("/redoc", get_redoc)
     for entry in ALL_APPS:
         app.router.add_get(entry.route, _app_page(entry))
+    app.router.add_get(f"{_PHONE}/", _page_of("home.html"))
+    app.router.add_get(f"{_PHONE_OMNI}/", _app_page(find_app("omni")))
+    for path, target in _LEADS.items():
+        app.router.add_get(path, _leading_to(target))
     app.router.add_static("/static/", WEBROOT)
-
-
-@describe(
-    "The documents, by their other name",
-    tag=_TAG,
-    reply=Reply(status=302, content_types=(), help="To /docs"),
-)
-async def get_redoc(request: web.Request) -> web.Response:
-    """Lead to `/docs`."""
-    raise web.HTTPFound("/docs")
 
 
 async def careful_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -91,6 +89,18 @@ def _page_of(name: str) -> Handler:
         return web.FileResponse(path)
 
     return get_page
+
+
+def _leading_to(target: str) -> Handler:
+    @describe(
+        "Another name of a page",
+        tag=_TAG,
+        reply=Reply(status=302, content_types=(), help=f"To {target}"),
+    )
+    async def lead(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPFound(request.rel_url.with_path(target, keep_query=True))
+
+    return lead
 
 
 def _app_page(entry: App) -> Handler:

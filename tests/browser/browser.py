@@ -1,4 +1,4 @@
-"""A headless Chromium with a fake microphone that plays a WAV file."""
+"""A headless Chromium whose microphone plays a WAV file and whose cameras play a film."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from playwright.async_api import Browser, Page, async_playwright
 CHROMIUM = Path("/usr/bin/chromium")
 
 
-def arguments(microphone: Path | None) -> list[str]:
-    """Command line of the browser: no graphics, no network of its own, sound in from a file."""
+def arguments(microphone: Path | None, film: Path | None = None) -> list[str]:
+    """Command line of the browser: no graphics, no network of its own, devices played from files.
+
+    film: MJPEG or Y4M; without one the camera shows Chromium's own green test picture.
+    """
     args = [
         "--headless=new",
         "--no-sandbox",
@@ -31,14 +34,18 @@ def arguments(microphone: Path | None) -> list[str]:
     ]
     if microphone is not None:
         args.append(f"--use-file-for-fake-audio-capture={microphone}%noloop")
+    if film is not None:
+        args.append(f"--use-file-for-fake-video-capture={film}")
     return args
 
 
 @contextlib.asynccontextmanager
-async def chromium(microphone: Path | None = None) -> AsyncIterator[Browser]:
+async def chromium(
+    microphone: Path | None = None, film: Path | None = None
+) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=arguments(microphone), headless=True
+            executable_path=str(CHROMIUM), args=arguments(microphone, film), headless=True
         )
         try:
             yield browser

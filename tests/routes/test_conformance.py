@@ -301,6 +301,61 @@ async def test_apps_have_three_fields_and_the_operators_one_more(
     assert again == {"success": True, "app": {**expected, "enabled": True}}
 
 
+@pytest.mark.parametrize(
+    ("app_id", "route"),
+    [
+        ("turnbased", "/turnbased"),
+        ("half_duplex_audio", "/half_duplex"),
+        ("omni", "/omni"),
+        ("omni", "/mobile-omni/"),
+        ("audio_duplex", "/audio_duplex"),
+    ],
+)
+async def test_a_page_leads_home_while_its_app_is_off(
+    http: aiohttp.ClientSession, app_id: str, route: str
+) -> None:
+    async with http.get(route) as reply:
+        shown = (reply.status, reply.content_type)
+    await ask(http, "PUT", f"/api/admin/apps/{app_id}", json={"enabled": False})
+    try:
+        async with http.get(route, allow_redirects=False) as reply:
+            off = (reply.status, reply.headers.get("Location"))
+    finally:
+        await ask(http, "PUT", f"/api/admin/apps/{app_id}", json={"enabled": True})
+
+    assert shown == (200, "text/html")
+    assert off == (302, "/")
+
+
+@pytest.mark.parametrize("path", ["/", "/mobile/", "/mobile-omni/", "/omni"])
+async def test_a_page_is_there_for_get_and_head(http: aiohttp.ClientSession, path: str) -> None:
+    async with http.get(path) as got, http.head(path) as headed:
+        text = await got.text()
+        statuses = (got.status, headed.status)
+
+    assert statuses == (200, 200)
+    assert "<html" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/mobile", "/mobile/"),
+        ("/mobile-omni", "/mobile-omni/"),
+        ("/mobile-omni?lang=zh", "/mobile-omni/?lang=zh"),
+    ],
+)
+async def test_the_phone_pages_are_led_to_by_their_names_without_a_slash(
+    http: aiohttp.ClientSession, path: str, target: str
+) -> None:
+    async with http.get(path, allow_redirects=False) as got:
+        led = (got.status, got.headers["Location"])
+    async with http.head(path, allow_redirects=False) as headed:
+        assert (headed.status, headed.headers["Location"]) == led
+
+    assert led == (302, target)
+
+
 # --- 14.2 ----------------------------------------------------------------------------------------
 
 

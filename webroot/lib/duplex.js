@@ -1,4 +1,4 @@
-/** Audio full duplex: both sides may speak at any time. Speaks /ws/duplex. */
+/** Full duplex by sound: both sides may speak at any time. Speaks /ws/duplex. */
 
 import { EnergyVad } from "./audio/vad.js";
 import { decodeF32, encodeF32 } from "./audio/pcm.js";
@@ -15,6 +15,8 @@ const STALL_MS = 6000;
  * @typedef {object} DuplexOptions
  * @property {string} [systemPrompt]
  * @property {number} [chunkMs] asked of the engine; `prepared.chunk_ms` decides
+ * @property {number} [lengthPenalty] above 1 says more
+ * @property {string} [refAudio] the voice: base64 of float32 at 16 kHz
  * @property {boolean} [clientBargeIn] interrupt when the microphone hears speech over the model
  */
 
@@ -42,17 +44,18 @@ export class DuplexSession extends LiveSession {
   }
 
   prepareMessage() {
-    const { systemPrompt, chunkMs } = /** @type {DuplexOptions} */ (this.options);
+    const { systemPrompt, chunkMs, lengthPenalty, refAudio } = /** @type {DuplexOptions} */ (this.options);
     return {
       ...(systemPrompt ? { system_prompt: systemPrompt } : {}),
-      config: chunkMs ? { chunk_ms: chunkMs } : {},
+      ...(refAudio ? { ref_audio_base64: refAudio } : {}),
+      config: { ...(chunkMs ? { chunk_ms: chunkMs } : {}), ...(lengthPenalty ? { length_penalty: lengthPenalty } : {}) },
     };
   }
 
   /** @param {any} message */
   onPrepared(message) {
     this.chunkMs = message.chunk_ms ?? DEFAULT_CHUNK_MS;
-    this.listen(this.parts.capture, "chunk", ({ detail }) => this.#sendChunk(detail));
+    this.listen(this.parts.capture, "chunk", ({ detail }) => this.takeSound(detail));
     this.listen(this.parts.capture, "level", ({ detail }) => this.#hear(detail));
     this.listen(this.parts.player, "stats", ({ detail }) => this.#follow(detail));
     this.listen(this.parts.player, "started", () => this.#startSpeaking());
@@ -106,8 +109,13 @@ export class DuplexSession extends LiveSession {
     if (this.state === "paused") this.send({ type: ClientEvent.RESUME });
   }
 
-  /** @param {Float32Array} samples */
-  #sendChunk(samples) {
+  /** A chunk of the microphone. @param {Float32Array} samples */
+  takeSound(samples) {
+    this.sendSound(samples);
+  }
+
+  /** @param {Float32Array} samples @param {object} [fields] what goes with the sound */
+  sendSound(samples, fields = {}) {
     if (this.state !== "live") return;
     if (this.bufferedAmount > MAX_BUFFERED_BYTES) {
       this.metrics.skipped += 1;
@@ -115,7 +123,7 @@ export class DuplexSession extends LiveSession {
     }
     const isForced = this.#isForced || this.#forceNext;
     this.#forceNext = false;
-    const message = { type: ClientEvent.AUDIO_CHUNK, audio_base64: encodeF32(samples) };
+    const message = { type: ClientEvent.AUDIO_CHUNK, audio_base64: encodeF32(samples), ...fields };
     if (this.send(isForced ? { ...message, force_listen: true } : message)) this.metrics.chunkSent();
     this.#watch();
   }

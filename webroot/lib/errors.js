@@ -1,7 +1,8 @@
 /** Errors a page can explain: a code that i18n has words for, and whether trying again makes sense. */
 
 /** @typedef {"unreachable"|"refused"|"lost"|"timeout"|"queue_full"|"no_worker"|"not_ready"|"worker_lost"
- *   |"disabled"|"server"|"bad_message"|"mic_denied"|"mic_missing"|"mic_busy"|"insecure"|"unsupported"
+ *   |"disabled"|"server"|"bad_message"|"mic_denied"|"mic_missing"|"mic_busy"|"cam_denied"|"cam_missing"
+ *   |"cam_busy"|"insecure"|"unsupported"
  *   |"pause_timeout"|"session_timeout"|"unknown"} ErrorCode */
 
 const NOT_RETRYABLE = new Set(["disabled", "insecure", "unsupported"]);
@@ -44,19 +45,21 @@ export function errorFromServer(text) {
   return new SessionError(known ? known[1] : "server", text);
 }
 
+const MEDIA_ERRORS = /** @type {const} */ ({
+  NotAllowedError: "denied",
+  SecurityError: "denied",
+  NotFoundError: "missing",
+  OverconstrainedError: "missing",
+  NotReadableError: "busy",
+  AbortError: "busy",
+});
+
 /**
- * The error behind a refused or absent microphone.
+ * The error behind a refused or absent microphone or camera.
  * @param {any} cause a DOMException of getUserMedia
+ * @param {"mic"|"cam"} device
  */
-export function errorFromMicrophone(cause) {
-  const codes = {
-    NotAllowedError: "mic_denied",
-    SecurityError: "mic_denied",
-    NotFoundError: "mic_missing",
-    OverconstrainedError: "mic_missing",
-    NotReadableError: "mic_busy",
-    AbortError: "mic_busy",
-  };
-  const code = /** @type {Record<string, ErrorCode>} */ (codes)[cause?.name];
-  return code ? new SessionError(code, cause.message) : SessionError.from(cause);
+export function errorFromMedia(cause, device) {
+  const what = MEDIA_ERRORS[/** @type {keyof typeof MEDIA_ERRORS} */ (cause?.name)];
+  return what ? new SessionError(`${device}_${what}`, cause.message) : SessionError.from(cause);
 }

@@ -34,6 +34,11 @@ export class SessionMetrics {
   interrupts = 0;
   driftMs = 0;
   kvTokens = 0;
+  frames = 0;
+  framesSkipped = 0;
+  frameBytes = 0;
+  visionSlices = 0;
+  visionTokens = 0;
   /** @type {number|null} */ serverMs = null;
 
   /** @param {() => number} now ms */
@@ -52,6 +57,12 @@ export class SessionMetrics {
     keep(this.#sentAtMs, this.#now());
   }
 
+  /** A picture went with a chunk. @param {number} bytes */
+  frameSent(bytes) {
+    this.frames += 1;
+    this.frameBytes = bytes;
+  }
+
   /** Results carry no id: the oldest unanswered chunk is the one answered. @param {any} result */
   resultReceived(result) {
     this.results += 1;
@@ -59,6 +70,10 @@ export class SessionMetrics {
     if (sentAt !== undefined) keep(this.#unitMs, this.#now() - sentAt);
     this.serverMs = result.wall_clock_ms ?? result.cost_all_ms ?? this.serverMs;
     this.kvTokens = result.kv_cache_length ?? this.kvTokens;
+    if (result.vision_slices) {
+      this.visionSlices = result.vision_slices;
+      this.visionTokens = result.vision_tokens ?? 0;
+    }
     if (typeof result.server_send_ts !== "number") return;
     const offset = this.#now() - result.server_send_ts * 1000;
     this.#firstOffsetMs ??= offset;
@@ -109,6 +124,11 @@ export class SessionMetrics {
       serverMs: this.serverMs,
       driftMs: this.driftMs,
       kvTokens: this.kvTokens,
+      frames: this.frames,
+      framesSkipped: this.framesSkipped,
+      frameBytes: this.frameBytes,
+      visionSlices: this.visionSlices,
+      visionTokens: this.visionTokens,
     };
   }
 }

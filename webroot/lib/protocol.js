@@ -50,8 +50,8 @@ export const Route = Object.freeze({
 });
 
 /**
- * A session id of the form the server sorts by: `adx_` audio duplex, `hdx_` half duplex.
- * @param {"adx"|"hdx"} prefix
+ * A session id of the form the server sorts by: `adx_` audio duplex, `omni_` with pictures, `hdx_` half duplex.
+ * @param {"adx"|"omni"|"hdx"} prefix
  * @param {number} [nowMs]
  * @param {() => number} [random] in [0, 1)
  */
@@ -71,6 +71,8 @@ export function newSessionId(prefix, nowMs = Date.now(), random = Math.random) {
  * @property {number} [wall_clock_ms]
  * @property {number} [cost_all_ms]
  * @property {number} [kv_cache_length]
+ * @property {number} [vision_slices]
+ * @property {number} [vision_tokens]
  * @property {number} [server_send_ts] Unix seconds
  */
 
@@ -90,6 +92,7 @@ export function newSessionId(prefix, nowMs = Date.now(), random = Math.random) {
  * @property {string} [model_name]
  * @property {string} [notice]
  * @property {string[]} [modes]
+ * @property {boolean} [vision] it takes pictures
  * @property {boolean} [recording] conversations are kept on the server
  * @property {boolean} [transcribes] the user's words come as `transcript`
  */

@@ -45,6 +45,7 @@ const STOP_TIMEOUT_MS = 500;
  * @property {(url: string, handlers: import("./ws.js").SocketHandlers) => SocketLike} makeSocket
  * @property {any} capture Capture
  * @property {any} player Player
+ * @property {any} [camera] Camera, where the session sends pictures
  * @property {() => number} now ms
  * @property {() => Promise<boolean>} isServerUp
  */
@@ -114,14 +115,19 @@ export class LiveSession extends EventTarget {
     this.options = options;
     this.transition("permission");
     try {
-      await this.parts.player.open(options);
-      await this.parts.capture.open(options);
+      await this.openMedia();
     } catch (cause) {
       return this.fail(SessionError.from(cause));
     }
     if (this.state !== "permission") return this.#release();
     this.transition("connecting");
     await this.#connect();
+  }
+
+  /** Open what the session hears and speaks with. Raises: SessionError. */
+  async openMedia() {
+    await this.parts.player.open(this.options);
+    await this.parts.capture.open(this.options);
   }
 
   /** Leave before the session is live. */

@@ -25,6 +25,14 @@ export const SETTINGS_VERSION = 1;
  * @property {number} vadThreshold
  * @property {number} vadSilenceMs
  * @property {boolean} micExplained the permission explainer was seen
+ * @property {string} cameraId "" is the system default
+ * @property {"user"|"environment"} cameraFacing the side of a phone
+ * @property {boolean} mirrored the picture of oneself, on this page only
+ * @property {boolean} isHd more detail in each picture
+ * @property {boolean} captions words over the picture
+ * @property {number} lengthPenalty above 1 the model says more
+ * @property {string} omniPreset id of the preset in use, "" for none
+ * @property {boolean} camExplained the explainer of camera and microphone was seen
  */
 
 /** @type {Readonly<SettingsValues>} */
@@ -46,6 +54,14 @@ export const DEFAULTS = Object.freeze({
   vadThreshold: 0.8,
   vadSilenceMs: 800,
   micExplained: false,
+  cameraId: "",
+  cameraFacing: "user",
+  mirrored: true,
+  isHd: false,
+  captions: true,
+  lengthPenalty: 1.1,
+  omniPreset: "",
+  camExplained: false,
 });
 
 /** Inclusive limits of the numbers. @type {Readonly<Record<string, [number, number]>>} */
@@ -54,12 +70,13 @@ export const LIMITS = Object.freeze({
   playbackDelayMs: [-50, 2000],
   chunkMs: [100, 1000],
   chatMaxTokens: [16, 2048],
+  lengthPenalty: [0.8, 1.4],
   vadThreshold: [0.1, 0.95],
   vadSilenceMs: [100, 3000],
 });
 
 /** @type {Readonly<Record<string, readonly string[]>>} */
-const CHOICES = Object.freeze({ lang: ["", "zh", "en"], theme: ["auto", "light", "dark"] });
+const CHOICES = Object.freeze({ lang: ["", "zh", "en"], theme: ["auto", "light", "dark"], cameraFacing: ["user", "environment"] });
 
 /**
  * The stored values that still make sense, over the defaults.

@@ -7,7 +7,7 @@ const OPEN_TIMEOUT_MS = 10000;
 
 /**
  * @typedef {object} SocketHandlers
- * @property {(message: any) => void} onMessage one parsed JSON object
+ * @property {(message: any, numChars: number) => void} onMessage one parsed JSON object, and the length of its text
  * @property {(close: {code: number, reason: string}) => void} onClose once, after a successful open
  * @property {(error: SessionError) => void} [onBadMessage] a frame that was no JSON object
  */
@@ -85,7 +85,7 @@ export class JsonSocket {
     } catch {
       message = null;
     }
-    if (message !== null && typeof message === "object") this.#handlers.onMessage(message);
+    if (message !== null && typeof message === "object") this.#handlers.onMessage(message, /** @type {string} */ (data).length);
     else this.#handlers.onBadMessage?.(new SessionError("bad_message", String(data).slice(0, 80)));
   }
 }

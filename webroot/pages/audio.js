@@ -2,10 +2,7 @@
 
 import { slider, textArea, toggle } from "../ui/controls.js";
 import { settings } from "../ui/shell.js";
-import { startLivePage } from "./live.js";
-
-/** @param {number} value @returns {[string, import("../lib/i18n.js").Params]} */
-const delayText = (value) => (value < 0 ? ["settings.server_default", {}] : ["settings.ms", { value }]);
+import { delayText, startLivePage } from "./live.js";
 
 void startLivePage({
   name: "audio",

@@ -9,7 +9,7 @@ const FIELDS = "input, textarea, select, [contenteditable]";
 const ACTIVATED = `${FIELDS}, button, a, summary, [role=tab]`;
 
 /**
- * @param {{session: any, start(): Promise<void>, mute(): void, togglePause(): void, showKeys(): void}} page
+ * @param {{session: any, start(): Promise<void>, mute(): void, togglePause(): void, showKeys(): void, escape(): boolean, keys: Record<string, () => void>}} page
  */
 export function listenToKeys(page) {
   let escapedMs = -Infinity;
@@ -25,6 +25,7 @@ export function listenToKeys(page) {
     const target = /** @type {Element} */ (event.target);
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) void page.start();
     if (event.key === "Escape" && !document.querySelector("dialog:modal")) {
+      if (page.escape()) return;
       if (event.timeStamp - escapedMs < TWICE_MS) page.session?.stop();
       escapedMs = event.timeStamp;
     }
@@ -37,6 +38,7 @@ export function listenToKeys(page) {
     if (!settings.value.singleKeys) return;
     if (event.key.toLowerCase() === "m") page.mute();
     if (event.key.toLowerCase() === "p") page.togglePause();
+    page.keys[event.key.toLowerCase()]?.();
   });
   document.addEventListener("keyup", (event) => {
     if (event.key === " " && isHolding) hold(false);

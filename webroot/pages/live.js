@@ -1,12 +1,9 @@
-/** The live conversation page, shared by full and half duplex: wires one session after another to the stage. */
+/** The live conversation page, shared by all live modes: wires one session after another to the stage. */
 
-import { getDefaults, isServerUp } from "../lib/api.js";
-import { Capture } from "../lib/audio/capture.js";
+import { getDefaults } from "../lib/api.js";
 import { playChime } from "../lib/audio/chimes.js";
-import { Player } from "../lib/audio/player.js";
-import { JsonSocket } from "../lib/ws.js";
 import { ask } from "../ui/dialog.js";
-import { devicePicker } from "../ui/controls.js";
+import { canChooseSpeaker, devicePicker } from "../ui/controls.js";
 import { h, iconButton } from "../ui/h.js";
 import { Inspector, keyList, numberList } from "../ui/inspector.js";
 import { showNotice } from "../ui/notice.js";
@@ -29,14 +26,27 @@ const ANNOUNCE_AT = 0.8;
 /** @typedef {import("../lib/session.js").LiveSession & {phase: string, interrupt(): void, pause?(): void, resume?(): void, forceListen?(on: boolean): void, chunkMs?: number}} AnySession */
 
 /**
- * @typedef {object} LiveMode what differs between the two live pages
- * @property {string} name of the texts: `audio` or `half`
+ * @typedef {object} LiveMode what differs between the live pages
+ * @property {string} name of the texts: `audio`, `half` or `omni`
+ * @property {string} [icon] of the start button
  * @property {() => Promise<new (parts: any) => AnySession>} loadSession the class; loaded when first needed
  * @property {boolean} canPause
- * @property {() => object} options of a session, from the settings
+ * @property {() => object} options of a session, from the settings; or a promise of them
  * @property {() => HTMLElement[]} controls of the settings tab, below the devices
  * @property {[string, string][]} keys
+ * @property {boolean} [canForce] listening can be forced by a button
+ * @property {string[]} [examples] of what one could say
+ * @property {string[]} [numbers] further rows of the numbers tab
+ * @property {{icon: string, text: string, seen: "micExplained"|"camExplained"}} [permission] what is said before the browser asks
+ * @property {() => object} [parts] further parts of a session
+ * @property {(page: LivePage) => void} [dress] put more on the page, once it stands
  */
+
+/** Below 0 the server decides. @param {number} value @returns {[string, import("../lib/i18n.js").Params]} */
+export const delayText = (value) => (value < 0 ? ["settings.server_default", {}] : ["settings.ms", { value }]);
+
+const EXAMPLES = ["transcript.example1", "transcript.example2", "transcript.example3"];
+const MICROPHONE = /** @type {const} */ ({ icon: "mic", text: "permission", seen: "micExplained" });
 
 /** Orb and words for each state. @type {Record<string, import("../ui/orb.js").Mood>} */
 const MOODS = {
@@ -44,17 +54,17 @@ const MOODS = {
   listening: "listening", user: "listening", speaking: "speaking", paused: "paused", failed: "failed",
 };
 
-class LivePage {
+/** Events: `show` {state, phase, session} on each change of state, `session` (a new one begins), `defaults` of the server. */
+export class LivePage extends EventTarget {
   /** @type {AnySession|null} */ session = null;
-  player = new Player();
-  capture = new Capture();
+  /** @type {import("../lib/call.js").CallParts|null} */ #parts = null;
   orb = new Orb();
   waveform = new Waveform();
   #mode;
   /** @type {import("../lib/protocol.js").FrontendDefaults} */ #defaults = { playback_delay_ms: 200 };
-  #transcript = new Transcript(["transcript.example1", "transcript.example2", "transcript.example3"]);
+  #transcript;
   #queue = new QueueCard(() => this.session?.cancel());
-  #numbers = numberList(["reply", "reply_p50", "unit", "unit_p95", "server", "ahead", "delay", "gaps", "drift", "chunks", "skipped", "kv", "unknown"]);
+  #numbers;
   #mic = devicePicker("micId", "audioinput");
   #speaker = devicePicker("speakerId", "audiooutput");
   #pill = h("span", { class: "state-word" });
@@ -64,14 +74,23 @@ class LivePage {
   #hint = h("p", { class: "stage-hint" });
   #notice = h("p", { class: "engine-notice", icon: "info" }, h("span"));
   #card = h("div", { class: "stage-card-slot" });
-  #stage = h("section", { class: "stage", label: "stage.title", attrs: { tabindex: "-1" } });
+  stage = h("section", { class: "stage", label: "stage.title", attrs: { tabindex: "-1" } });
+  /** True where no call can begin: the page then says why. */
+  isBlocked = false;
+  #isStarting = false;
+  /** Further single-letter keys of the page. @type {Record<string, () => void>} */ keys = {};
+  /** What Escape does before it means the end; true when it did something. */
+  escape = () => false;
   #bar; #inspector;
   /** @type {any} */ #wakeLock = null;
   /** @type {{fromMs: number, limitMs: number, key: string, isTold: boolean}|null} */ #limit = null;
 
   /** @param {LiveMode} mode */
   constructor(mode) {
+    super();
     this.#mode = mode;
+    this.#transcript = new Transcript(mode.examples ?? EXAMPLES);
+    this.#numbers = numberList(["reply", "reply_p50", "unit", "unit_p95", "server", "ahead", "delay", "gaps", "drift", "chunks", "skipped", "kv", ...(mode.numbers ?? []), "unknown"]);
     this.#inspector = new Inspector([
       { id: "settings", label: "inspector.settings", content: this.#settingsTab() },
       { id: "metrics", label: "inspector.metrics", content: this.#numbers.element },
@@ -83,8 +102,9 @@ class LivePage {
       mute: () => this.mute(),
       interrupt: () => this.session?.interrupt(),
       pause: mode.canPause ? () => this.togglePause() : null,
+      force: mode.canForce ? (isOn) => this.session?.forceListen?.(isOn) : null,
       inspect: () => this.#inspector.toggle(),
-    }, `${mode.name}.start`);
+    }, `${mode.name}.start`, mode.icon);
     this.#inspector.onToggle = (isOpen) => {
       this.#bar.showInspector(isOpen);
       document.body.classList.toggle("has-inspector", isOpen);
@@ -92,7 +112,7 @@ class LivePage {
   }
 
   mount() {
-    this.#stage.append(
+    this.stage.append(
       h("div", { class: "stage-top" }, this.#pillBox, this.#timer),
       h("div", { class: "stage-center" }, this.orb.element, h("div", { class: "stage-words" }, this.#headline, this.#hint, this.#notice), this.#card),
       h("div", { class: "lanes" }, h("span", { class: "lane-name lane-you", t: "transcript.user" }), h("span", { class: "lane-name lane-ai", t: "transcript.ai" }), this.waveform.element),
@@ -104,33 +124,45 @@ class LivePage {
           iconButton("download", "action.save_transcript", () => this.#save(), "small"))),
       this.#transcript.element);
     const main = /** @type {HTMLElement} */ (document.getElementById("main"));
-    main.append(this.#stage, talk, this.#inspector.element, this.#bar.element);
+    main.append(this.stage, talk, this.#inspector.element, this.#bar.element);
     this.#show("idle");
     this.#follow();
   }
 
   async start() {
-    if (this.session && !this.session.isOver) return;
-    if (!(await this.#explainMicrophone())) return;
-    const Session = await this.#mode.loadSession();
-    const session = new Session({
-      makeSocket: (/** @type {string} */ url, /** @type {any} */ handlers) => new JsonSocket(url, handlers),
-      capture: this.capture, player: this.player, now: () => performance.timeOrigin + performance.now(), isServerUp,
-    });
+    if (this.isBlocked || this.#isStarting || (this.session && !this.session.isOver)) return;
+    this.#isStarting = true;
+    try {
+      if (await this.explain()) await this.#begin();
+    } finally {
+      this.#isStarting = false;
+    }
+  }
+
+  async #begin() {
+    const [Session, { makeParts }] = await Promise.all([this.#mode.loadSession(), import("../lib/call.js")]);
+    const parts = (this.#parts ??= makeParts());
+    const session = new Session({ ...parts, ...this.#mode.parts?.() });
     this.session = session;
-    this.capture.isMuted = false;
+    parts.capture.isMuted = false;
     this.#limit = null;
     this.#transcript.clear();
     this.waveform.clear();
     this.#listen(session);
+    this.#tell("session", session);
     const { micId, speakerId, volume, echoCancellation, playbackDelayMs } = settings.value;
     const delayMs = playbackDelayMs < 0 ? this.#defaults.playback_delay_ms : playbackDelayMs;
-    await session.start({ micId, speakerId, volume, echoCancellation, delayMs, ...this.#mode.options() });
+    await session.start({ micId, speakerId, volume, echoCancellation, delayMs, ...(await this.#mode.options()) });
+  }
+
+  /** @param {string} type @param {any} detail */
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
   mute() {
-    if (!this.session?.isLive) return;
-    this.capture.isMuted = !this.capture.isMuted;
+    if (!this.session?.isLive || !this.#parts) return;
+    this.#parts.capture.isMuted = !this.#parts.capture.isMuted;
     this.#show(this.session.state);
   }
 
@@ -146,7 +178,7 @@ class LivePage {
 
   /** Numbers for the console and for tests. */
   metrics() {
-    return { state: this.session?.state ?? "idle", ...this.session?.metrics.summary(), player: this.player.metrics() };
+    return { state: this.session?.state ?? "idle", ...this.session?.metrics.summary(), player: this.#parts?.player.metrics() };
   }
 
   /** @param {AnySession} session */
@@ -181,7 +213,7 @@ class LivePage {
   #onLive() {
     if (settings.value.chimes) playChime("live");
     this.waveform.isRunning = true;
-    this.#stage.focus({ preventScroll: true });
+    this.stage.focus({ preventScroll: true });
     navigator.wakeLock?.request("screen").then((lock) => (this.#wakeLock = lock), () => undefined);
   }
 
@@ -205,30 +237,37 @@ class LivePage {
   #show(state) {
     const session = this.session;
     const phase = state === "live" && session ? session.phase : state;
-    const shown = this.capture.isMuted && (phase === "listening" || phase === "user") ? "muted" : phase;
+    const isMuted = this.#parts?.capture.isMuted ?? false;
+    const shown = isMuted && (phase === "listening" || phase === "user") ? "muted" : phase;
     document.body.dataset.state = state;
-    this.#stage.dataset.phase = phase;
+    this.stage.dataset.phase = phase;
     this.orb.setMood(MOODS[phase] ?? "idle");
     setText(this.#pill, `state.${shown}`);
-    setText(this.#headline, state === "idle" ? `${this.#mode.name}.headline` : `stage.${shown}`);
-    const ownHint = `${this.#mode.name}.${shown}.hint`;
-    setText(this.#hint, hasText(ownHint) ? ownHint : `stage.${shown}.hint`);
-    this.#bar.show(state, this.capture.isMuted);
+    setText(this.#headline, state === "idle" ? `${this.#mode.name}.headline` : this.#own(shown, ""));
+    setText(this.#hint, this.#own(shown, ".hint"));
+    this.#bar.show(state, isMuted);
     this.#bar.showSpeaking(phase === "speaking");
     this.#showCard(state);
     if (state === "connecting" || state === "preparing") this.#spinLater(state);
-    else this.#stage.classList.remove("is-spinning");
+    else this.stage.classList.remove("is-spinning");
+    this.#tell("show", { state, phase, session });
+  }
+
+  /** The page's own words where it has some, else those of all live pages. @param {string} shown @param {string} part */
+  #own(shown, part) {
+    const own = `${this.#mode.name}.${shown}${part}`;
+    return hasText(own) ? own : `stage.${shown}${part}`;
   }
 
   /** @param {string} state */
   #spinLater(state) {
-    setTimeout(() => this.#stage.classList.toggle("is-spinning", this.session?.state === state), SPINNER_AFTER_MS);
+    setTimeout(() => this.stage.classList.toggle("is-spinning", this.session?.state === state), SPINNER_AFTER_MS);
   }
 
   /** @param {string} state */
   #showCard(state) {
     const card = this.#cardOf(state);
-    this.#stage.classList.toggle("has-card", card !== null);
+    this.stage.classList.toggle("has-card", card !== null);
     if (card !== this.#card.firstElementChild) this.#card.replaceChildren(...(card ? [card] : []));
   }
 
@@ -264,8 +303,8 @@ class LivePage {
   #follow() {
     setInterval(() => {
       const session = this.session;
-      if (!session?.isLive) return;
-      const player = this.player.metrics();
+      if (!session?.isLive || !this.#parts) return;
+      const player = this.#parts.player.metrics();
       this.#gaps = player.gaps;
       this.#timer.textContent = clock(session.metrics.durationS * 1000);
       this.#numbers.fill(liveNumbers(session.metrics.summary(), player));
@@ -284,33 +323,35 @@ class LivePage {
   }
 
   /** Say why before the browser asks; once is enough. */
-  async #explainMicrophone() {
-    if (settings.value.micExplained) return true;
+  async explain() {
+    const { icon, text, seen } = this.#mode.permission ?? MICROPHONE;
+    if (settings.value[seen]) return true;
     const answer = await ask({
-      icon: "mic", title: "permission.title", text: "permission.text",
+      icon, title: `${text}.title`, text: `${text}.text`,
       buttons: [{ value: "", label: "action.not_now" }, { value: "go", label: "permission.go", isPrimary: true }],
     });
-    if (answer === "go") settings.set({ micExplained: true });
+    if (answer === "go") settings.set({ [seen]: true });
     return answer === "go";
   }
 
   #settingsTab() {
     settings.subscribe((values, before) => {
-      if (values.volume !== before.volume) this.player.setVolume(values.volume);
-      if (values.speakerId !== before.speakerId) void this.player.setSpeaker(values.speakerId);
+      if (values.volume !== before.volume) this.#parts?.player.setVolume(values.volume);
+      if (values.speakerId !== before.speakerId) void this.#parts?.player.setSpeaker(values.speakerId);
       if (values.micId !== before.micId) void this.#reopenMicrophone(values.micId);
     });
-    const speaker = Player.canChooseSpeaker ? this.#speaker.element : null;
+    const speaker = canChooseSpeaker ? this.#speaker.element : null;
     return h("div", { class: "fields" }, this.#mic.element, speaker, ...this.#mode.controls());
   }
 
   /** @param {string} micId */
   async #reopenMicrophone(micId) {
     const session = this.session;
-    if (!session?.isLive) return;
+    const capture = this.#parts?.capture;
+    if (!session?.isLive || !capture) return;
     try {
-      await this.capture.open({ micId, echoCancellation: settings.value.echoCancellation });
-      this.capture.start(session.chunkMs ?? 500);
+      await capture.open({ micId, echoCancellation: settings.value.echoCancellation });
+      capture.start(session.chunkMs ?? 500);
     } catch {
       toast("warning.mic_lost", { kind: "bad" });
     }
@@ -324,6 +365,7 @@ class LivePage {
     this.#defaults = await getDefaults();
     this.#transcript.expectsTexts = this.#defaults.transcribes ?? false;
     showNotice(/** @type {HTMLElement} */ (this.#notice.lastElementChild), this.#defaults);
+    this.#tell("defaults", this.#defaults);
   }
 }
 
@@ -332,6 +374,7 @@ export async function startLivePage(mode) {
   await startShell(`${mode.name}.title`);
   const page = new LivePage(mode);
   page.mount();
+  mode.dress?.(page);
   listenToKeys(page);
   addEventListener("beforeunload", (event) => {
     if (page.session?.isLive) event.preventDefault();

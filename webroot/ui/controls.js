@@ -7,6 +7,9 @@ import { onLangChange, setPlaceholder, setText } from "./text.js";
 
 /** @typedef {keyof import("../lib/settings.js").SettingsValues} Key */
 
+/** True where the page can choose the speaker. */
+export const canChooseSpeaker = typeof AudioContext !== "undefined" && "setSinkId" in AudioContext.prototype;
+
 let nextId = 0;
 
 /** @param {Key} key @param {(value: any) => void} show */
@@ -69,9 +72,9 @@ function field(key, id, control) {
 }
 
 /**
- * Microphone or speaker choice; the names appear once the browser gave permission.
- * @param {"micId"|"speakerId"} key
- * @param {"audioinput"|"audiooutput"} kind
+ * Microphone, speaker or camera choice; the names appear once the browser gave permission.
+ * @param {"micId"|"speakerId"|"cameraId"} key
+ * @param {"audioinput"|"audiooutput"|"videoinput"} kind
  */
 export function devicePicker(key, kind) {
   const id = `control-${nextId++}`;

@@ -87,6 +87,9 @@ export function liveNumbers(summary, player) {
     chunks: `${summary.sent} / ${summary.results}`,
     skipped: String(summary.skipped),
     kv: summary.kvTokens ? String(summary.kvTokens) : "–",
+    frames: `${summary.frames} / ${summary.framesSkipped}`,
+    frame: summary.frameBytes ? `${Math.round(summary.frameBytes / 1000)} kB` : "–",
+    vision: summary.visionSlices ? `${summary.visionSlices} · ${summary.visionTokens}` : "–",
     unknown: String(summary.unknown),
   };
 }

@@ -1,6 +1,6 @@
 /** The microphone: permission, device, mute; chunks of 16 kHz sound and levels come as events. */
 
-import { SessionError, errorFromMicrophone } from "../errors.js";
+import { SessionError, errorFromMedia } from "../errors.js";
 
 const WORKLET_URL = new URL("./capture.worklet.js", import.meta.url);
 
@@ -33,7 +33,7 @@ export class Capture extends EventTarget {
       await this.#wire(stream);
     } catch (cause) {
       this.close();
-      throw errorFromMicrophone(cause);
+      throw errorFromMedia(cause, "mic");
     }
   }
 

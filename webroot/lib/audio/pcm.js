@@ -1,11 +1,15 @@
-/** base64 of raw little-endian float32, the form in which sound crosses the wire. */
+/** base64, the form in which sound (raw little-endian float32) and pictures cross the wire. */
 
 /** String.fromCharCode takes its bytes as arguments, and engines limit those. */
 const SLICE_BYTES = 0x8000;
 
 /** @param {Float32Array} samples @returns {string} */
 export function encodeF32(samples) {
-  const bytes = new Uint8Array(samples.buffer, samples.byteOffset, samples.byteLength);
+  return encodeBytes(new Uint8Array(samples.buffer, samples.byteOffset, samples.byteLength));
+}
+
+/** @param {Uint8Array} bytes @returns {string} base64 */
+export function encodeBytes(bytes) {
   let binary = "";
   for (let at = 0; at < bytes.length; at += SLICE_BYTES) {
     binary += String.fromCharCode(.../** @type {any} */ (bytes.subarray(at, at + SLICE_BYTES)));

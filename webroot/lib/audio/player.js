@@ -69,11 +69,6 @@ export class Player extends EventTarget {
     await context.resume();
   }
 
-  /** True where the page can choose the speaker. */
-  static get canChooseSpeaker() {
-    return typeof AudioContext !== "undefined" && "setSinkId" in AudioContext.prototype;
-  }
-
   /** Position at which the next pushed sample will be heard; compare with `stats.position`. */
   get pushed() {
     return this.#pushed;
