@@ -68,6 +68,7 @@ from omni.routes.keys import (
     VOICES,
 )
 from omni.routes.metrics import EXPOSITION, get_metrics, measured, watch_loop
+from omni.routes.openai_turn import named, tell_name
 from omni.routes.openapi import get_openapi, openapi_document
 from omni.routes.pages import add_pages, careful_headers, page_headers
 from omni.routes.preset_files import load_presets
@@ -83,7 +84,7 @@ NAME = "web-0"
 def make_app(settings: Settings) -> web.Application:
     """Return the application; its link opens when it starts and closes when it stops."""
     app = web.Application(
-        middlewares=[measured, errors_as_json, gate, page_headers],
+        middlewares=[named, measured, errors_as_json, gate, page_headers],
         client_max_size=settings.web.max_body_mb * 2**20,
     )
     app[SETTINGS] = settings
@@ -107,7 +108,7 @@ def make_app(settings: Settings) -> web.Application:
     app.cleanup_ctx.append(_linked)
     app.cleanup_ctx.append(watch_loop)
     app.on_shutdown.append(_end_sessions)
-    app.on_response_prepare.append(careful_headers)
+    app.on_response_prepare.extend((careful_headers, tell_name))
     app[GUARD].maker_of_ephemeral = partial(openai_realtime.maker_of_secret, app)
     add_routes(app)
     app[OPENAPI] = openapi_document(app)

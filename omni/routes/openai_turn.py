@@ -24,14 +24,19 @@ from omni.errors import CapacityError, OmniError, ProtocolError, error_from_code
 from omni.link import LinkedSession
 from omni.realtime.chat_session import misfit
 from omni.recording.recorder import NoRecording, Recorder
+from omni.routes.errors import Handler
 from omni.routes.keys import LINK, RECORDINGS, SETTINGS, VOICES
 from omni.routes.sockets import new_id
+from omni.security.rules import OPENAI_PATHS
 
 #: The broker knows at once whether there is a slot, a place in the line, or neither; who streams
 #: sends its headers after this time in any case.
 FIRST_WORD_S = 0.5
 #: A client that waits in the line hears so often that it still does.
 WAITING_WORD_S = 10.0
+
+#: The id of a request; if it is one for an engine, its recording and the logs name it so.
+_ID: web.RequestKey[str] = web.RequestKey("request id", str)
 
 Input = ChatRequest | SpeakRequest | TranscribeRequest
 
@@ -125,6 +130,20 @@ class Turn:
         return recordings.start(linked.client_id, "chat", linked.lease.worker)
 
 
+@web.middleware
+async def named(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give each request of OpenAI's API a name."""
+    if request.path.startswith(OPENAI_PATHS):
+        request[_ID] = new_id("chat" if request.method == "POST" else "req")
+    return await handler(request)
+
+
+async def tell_name(request: web.Request, response: web.StreamResponse) -> None:
+    """Name the request in the header in which OpenAI does; its clients put it into their logs."""
+    if (name := request.get(_ID)) is not None:
+        response.headers["X-Request-Id"] = name
+
+
 async def find_voice(app: web.Application, name: str) -> Buffer:
     """Return the voice of that id or name; any other name, OpenAI's among them, is the default."""
     voice = await app[VOICES].find(name) if name else None
@@ -133,7 +152,7 @@ async def find_voice(app: web.Application, name: str) -> Buffer:
 
 @asynccontextmanager
 async def _session(request: web.Request) -> AsyncIterator[LinkedSession]:
-    linked = request.app[LINK].open_session(new_id("chat"), "chat")
+    linked = request.app[LINK].open_session(request[_ID], "chat")
     try:
         yield linked
     finally:

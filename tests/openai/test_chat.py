@@ -337,14 +337,27 @@ async def test_conversations_are_recorded_and_texts_to_read_are_not(
 
     before = set(await recorded())
     await client.audio.speech.create(model=MODEL, input="not this", voice="alloy")
-    await client.chat.completions.create(model=MODEL, messages=ASK)
+    reply = await client.chat.completions.create(model=MODEL, messages=ASK)
     async with asyncio.timeout(TIMEOUT_S):
         while not (new := set(await recorded()) - before):
             await asyncio.sleep(0.02)
 
     (session_id,) = new
-    async with http.get(f"/api/sessions/{session_id}") as reply:
-        assert (await reply.json())["app_type"] == "chat"
+    async with http.get(f"/api/sessions/{session_id}") as shown:
+        assert (await shown.json())["app_type"] == "chat"
+    assert reply._request_id == session_id  # so that what a client logs can be listened to
+
+
+async def test_every_answer_names_its_request(client: AsyncOpenAI) -> None:
+    stream = await client.chat.completions.with_raw_response.create(
+        model=MODEL, messages=ASK, stream=True
+    )
+    models = await client.models.with_raw_response.list()
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(model=MODEL, messages=[])
+
+    names = [stream.request_id, models.request_id, caught.value.request_id]
+    assert [str(name).partition("_")[0] for name in names] == ["chat", "req", "chat"]
 
 
 async def test_a_hundred_requests_at_once_are_all_answered(client: AsyncOpenAI) -> None:
