@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from attrs import define, evolve
+from attrs import define
 
 from omni.link import BrokerLink, open_link
 from omni.messages import Status, WorkerView
@@ -152,6 +152,7 @@ def launch(
         "service.data_dir": folder / "data",
         "fabric.run_dir": folder / "run",
         "fabric.stop_timeout_s": 2,
+        "fabric.heartbeat_misses": 20,  # on a busy machine everybody is silent for a second
         "recording.enabled": "false",  # its own tests switch it on
         **settings,
     }
@@ -168,7 +169,8 @@ def launch(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    fabric = evolve(FabricSettings(), run_dir=str(folder / "run"))
+    misses = int(str(chosen["fabric.heartbeat_misses"]))
+    fabric = FabricSettings(run_dir=str(folder / "run"), heartbeat_misses=misses)
     return RunningOmni(launcher, folder, fabric)
 
 

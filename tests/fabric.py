@@ -24,11 +24,13 @@ from omni.engine import (
     ChatDone,
     ChatRequest,
     Close,
+    Engine,
     Failed,
     SessionEvent,
     StopAnswer,
     UnitResult,
 )
+from omni.gpu_worker import Worker
 from omni.messages import (
     Header,
     Heartbeat,
@@ -43,8 +45,7 @@ from omni.messages import (
 from omni.settings import FabricSettings, ServiceSettings
 from omni.wire import connect_dealer, routing_id
 from omni.worker_link import WorkerLink, open_worker_link
-
-TIMEOUT_S = 20.0
+from tests.fakes import TIMEOUT_S
 
 Kind = TypeVar("Kind")
 
@@ -98,8 +99,9 @@ class BrokerProcess:
 
     def start(self) -> None:
         """Start it; it is there when a link says that it is connected."""
-        sets = [f"fabric.run_dir={self._fabric.run_dir}", *self._overrides]
-        flags = [item for text in sets for item in ("--set", text)]
+        own = ("run_dir", "heartbeat_interval_s", "heartbeat_misses")
+        sets = [f"fabric.{name}={getattr(self._fabric, name)}" for name in own]
+        flags = [item for text in [*sets, *self._overrides] for item in ("--set", text)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "omni.broker", "--parent", str(os.getpid()), *flags],
             stderr=subprocess.DEVNULL,
@@ -226,6 +228,27 @@ class EchoWorker:
             link.send(
                 Header(kind="", session=header.session, generation=header.generation), SlotFreed()
             )
+
+
+class HostedWorker:
+    """A worker's own loop in a thread of the test, with an engine that the test commands."""
+
+    def __init__(self, fabric: FabricSettings, engine: Engine, name: str = "worker-0") -> None:
+        self.name = name
+        self.exit_code: int | None = None
+        self.worker = Worker(lambda: engine, fabric)
+        self.thread = threading.Thread(target=self._run, args=(fabric,), name=name)
+        self.thread.start()
+
+    def _run(self, fabric: FabricSettings) -> None:
+        with open_worker_link(fabric, self.name, "", self.worker.pulse) as link:
+            self.exit_code = self.worker.run(link)
+
+    def stop(self) -> None:
+        """Have it leave as a process that is told to stop."""
+        self.worker.stop()
+        self.thread.join(TIMEOUT_S)
+        assert not self.thread.is_alive()
 
 
 class RawPeer:

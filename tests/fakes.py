@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from omni.engine import Arrival, Capabilities, Emission
 
-TIMEOUT_S = 20.0
+#: Of waits for what must come: a busy machine is slow, and only what never comes takes so long.
+TIMEOUT_S = 60.0
 
 
 def until(is_true: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:

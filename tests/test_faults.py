@@ -15,7 +15,6 @@ import pytest
 from omni.errors import NoWorker, WorkerLost
 from omni.link import BrokerLink, open_link
 from omni.messages import Status
-from omni.settings import FabricSettings
 from tests.conftest import RunningOmni, StartOmni
 from tests.fakes import TIMEOUT_S
 from tests.realtime.client import SPEECH, connected
@@ -24,13 +23,11 @@ from tests.talker import Talker, talking
 NUM_SLOTS = 2
 PAUSE_S = 0.02
 DEADLINE_S = 2 * TIMEOUT_S
-_FABRIC = FabricSettings()
-SILENCE_LIMIT_S = (_FABRIC.heartbeat_misses + 0.5) * _FABRIC.heartbeat_interval_s
 
 
 @pytest.fixture(scope="module")
 def running(start_omni: StartOmni) -> RunningOmni:
-    settings = {"fabric.slots": NUM_SLOTS, "fabric.stop_timeout_s": 1.5}
+    settings = {"fabric.slots": NUM_SLOTS, "fabric.heartbeat_misses": 8}
     return start_omni(settings, "--workers", "2")
 
 
@@ -179,7 +176,8 @@ async def test_a_host_that_slept_ends_no_call(running: RunningOmni, link: Broker
 
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        await asyncio.sleep(1.2 * SILENCE_LIMIT_S)
+        fabric = running.fabric
+        await asyncio.sleep((fabric.heartbeat_misses + 2) * fabric.heartbeat_interval_s)
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
 

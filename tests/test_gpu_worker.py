@@ -1,7 +1,6 @@
 """A worker between a real broker and an engine: what goes through, and what a bad engine costs."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,40 +16,15 @@ from omni.engine import (
     UnitResult,
 )
 from omni.errors import CheckpointError, EngineDead, WorkerLost
-from omni.gpu_worker import Worker
 from omni.link import BrokerLink, LinkedSession, open_link
 from omni.process import EXIT_CANNOT_START, EXIT_ENGINE_DEAD
-from omni.worker_link import open_worker_link
 from tests.conftest import RunningOmni, StartOmni
+from tests.fabric import HostedWorker
 from tests.fakes import TIMEOUT_S, FakeEngine, until
 
 CHUNK = AudioChunk(pcm=Buffer(bytes(64)))
 DUPLEX = PrepareDuplex(mode="audio_duplex")
-
-
-class HostedWorker:
-    """A worker in a thread of the test, on a real broker, with an engine that the test commands."""
-
-    def __init__(self, running: RunningOmni, engine: FakeEngine) -> None:
-        self.engine = engine
-        self.name = "worker-7"
-        self.exit_code: int | None = None
-        self._fabric = running.fabric
-        self.worker = Worker(lambda: engine, running.fabric)
-        self.thread = threading.Thread(target=self._run, name="hosted worker")
-        self.thread.start()
-
-    def _run(self) -> None:
-        with open_worker_link(
-            self._fabric, name=self.name, gpu="", pulse=self.worker.pulse
-        ) as link:
-            self.exit_code = self.worker.run(link)
-
-    def stop(self) -> None:
-        self.engine.gate.set()
-        self.worker.stop()
-        self.thread.join(TIMEOUT_S)
-        assert not self.thread.is_alive()
+NAME = "worker-7"
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +51,21 @@ def answer(arrival: Arrival) -> list[Emission]:
 
 
 @pytest.fixture
-async def hosted(broker: RunningOmni, link: BrokerLink) -> AsyncIterator[HostedWorker]:
+def engine() -> FakeEngine:
+    """The engine of `hosted`."""
     engine = FakeEngine()
     engine.answer = answer
-    hosted = HostedWorker(broker, engine)
+    return engine
+
+
+@pytest.fixture
+async def hosted(
+    broker: RunningOmni, link: BrokerLink, engine: FakeEngine
+) -> AsyncIterator[HostedWorker]:
+    hosted = HostedWorker(broker.fabric, engine, NAME)
     await until_state(link, hosted, "ready")
     yield hosted
+    engine.gate.set()
     await asyncio.to_thread(hosted.stop)
     await until_state(link, hosted, "offline")
 
@@ -144,38 +127,36 @@ async def test_an_unreadable_chunk_costs_only_itself(
 
 
 async def test_a_closed_session_gives_its_slot_to_the_next(
-    hosted: HostedWorker, link: BrokerLink
+    hosted: HostedWorker, link: BrokerLink, engine: FakeEngine
 ) -> None:
-    for _ in range(2 * hosted.engine.num_slots):
+    for _ in range(2 * engine.num_slots):
         session = await opened(link)
         session.close()
 
-    tenants = {arrival.slot for arrival in hosted.engine.seen}
-    assert len(tenants) == 2 * hosted.engine.num_slots
+    tenants = {arrival.slot for arrival in engine.seen}
+    assert len(tenants) == 2 * engine.num_slots
 
 
 async def test_a_stuck_step_is_a_lost_worker_that_comes_back(
-    hosted: HostedWorker, link: BrokerLink
+    hosted: HostedWorker, link: BrokerLink, engine: FakeEngine
 ) -> None:
     """The I/O thread lives on, and still the broker must not believe the worker well."""
     session = await opened(link)
-    hosted.engine.gate.clear()
+    engine.gate.clear()
 
     await until_state(link, hosted, "offline")
     with pytest.raises(WorkerLost):
         await asyncio.wait_for(session.receive(), TIMEOUT_S)
 
-    hosted.engine.gate.set()
+    engine.gate.set()
     await until_state(link, hosted, "ready")
     (await opened(link)).close()
 
 
 async def test_a_dead_engine_ends_its_process_and_its_sessions(
-    broker: RunningOmni, link: BrokerLink
+    broker: RunningOmni, link: BrokerLink, engine: FakeEngine
 ) -> None:
-    engine = FakeEngine()
-    engine.answer = answer
-    hosted = HostedWorker(broker, engine)
+    hosted = HostedWorker(broker.fabric, engine, NAME)
     await until_state(link, hosted, "ready")
     session = await opened(link)
 
@@ -189,11 +170,12 @@ async def test_a_dead_engine_ends_its_process_and_its_sessions(
     await until_state(link, hosted, "offline")
 
 
-async def test_a_checkpoint_that_is_broken_is_not_worth_a_restart(broker: RunningOmni) -> None:
-    engine = FakeEngine()
+async def test_a_checkpoint_that_is_broken_is_not_worth_a_restart(
+    broker: RunningOmni, engine: FakeEngine
+) -> None:
     engine.fail_load_with = CheckpointError("model-00001 is truncated")
 
-    hosted = HostedWorker(broker, engine)
+    hosted = HostedWorker(broker.fabric, engine, NAME)
 
     await asyncio.to_thread(until, lambda: hosted.exit_code is not None)
     assert hosted.exit_code == EXIT_CANNOT_START

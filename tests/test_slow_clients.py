@@ -1,7 +1,6 @@
 """An engine that is faster than a client loses nothing of its answer and disturbs nobody else."""
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,13 +23,18 @@ from omni.engine import (
 )
 from omni.engine.null import NullEngine, Script
 from omni.errors import CapacityError
-from omni.gpu_worker import Worker
 from omni.link import BrokerLink, LinkedSession, open_link
 from omni.linked_session import MAX_INBOX
 from omni.settings import FabricSettings
-from omni.worker_link import open_worker_link
 from tests.conftest import RunningOmni
-from tests.fabric import TIMEOUT_S, BrokerProcess, RawPeer, broker_thread, no_leaked_contexts
+from tests.fabric import (
+    TIMEOUT_S,
+    BrokerProcess,
+    HostedWorker,
+    RawPeer,
+    broker_thread,
+    no_leaked_contexts,
+)
 from tests.realtime.client import connected
 
 NUM_WORDS = 4000
@@ -45,24 +49,15 @@ def fabric(tmp_path: Path) -> Iterator[FabricSettings]:
 
 
 @pytest.fixture
-def worker(fabric: FabricSettings) -> Iterator[Worker]:
-    """A worker's own loop with the null engine, in a thread."""
-    worker = Worker(lambda: NullEngine(8, Script(tone_s=0.1, speak_every=1)), fabric)
-
-    def run() -> None:
-        with open_worker_link(fabric, "worker-0", "", worker.pulse) as link:
-            worker.run(link)
-
-    thread = threading.Thread(target=run, name="worker-0")
-    thread.start()
+def worker(fabric: FabricSettings) -> Iterator[HostedWorker]:
+    """A worker with the null engine."""
+    worker = HostedWorker(fabric, NullEngine(8, Script(tone_s=0.1, speak_every=1)))
     yield worker
     worker.stop()
-    thread.join(TIMEOUT_S)
-    assert not thread.is_alive()
 
 
 @pytest.fixture
-async def link(fabric: FabricSettings, worker: Worker) -> AsyncIterator[BrokerLink]:
+async def link(fabric: FabricSettings, worker: HostedWorker) -> AsyncIterator[BrokerLink]:
     """A web's link, over a broker in a thread, to the worker."""
     with broker_thread(fabric) as broker:
         async with open_link(fabric, role="web", name="web-0") as link:
@@ -134,7 +129,7 @@ async def test_many_long_answers_at_once_all_arrive(link: BrokerLink) -> None:
 
 
 async def test_a_long_answer_survives_a_broker_that_is_killed_in_its_middle(
-    fabric: FabricSettings, worker: Worker
+    fabric: FabricSettings, worker: HostedWorker
 ) -> None:
     broker = BrokerProcess(fabric)
     broker.start()

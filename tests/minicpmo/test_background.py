@@ -7,8 +7,7 @@ import pytest
 
 from omni.minicpmo.background import Background
 from omni.minicpmo.work import Aside, Lane
-
-TIMEOUT_S = 30.0
+from tests.fakes import TIMEOUT_S
 
 
 @pytest.fixture

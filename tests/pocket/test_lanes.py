@@ -7,8 +7,7 @@ import pytest
 
 from omni.errors import QueueFull
 from omni.pocket.lanes import Lane
-
-TIMEOUT_S = 10.0
+from tests.fakes import TIMEOUT_S
 
 
 class Gate:

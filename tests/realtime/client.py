@@ -11,7 +11,8 @@ import orjson
 from aiohttp import WSMsgType
 from attrs import define
 
-TIMEOUT_S = 20.0
+from tests.fakes import TIMEOUT_S
+
 Event = dict[str, Any]  # JSON of the server under test
 
 SILENCE = base64.b64encode(bytes(4 * 1600)).decode()

@@ -14,15 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import RunningOmni, StartOmni
+from tests.fakes import TIMEOUT_S
 from tests.realtime.client import SPEECH, Client, connected
-
-TIMEOUT_S = 30.0
 
 
 @pytest.fixture(scope="module")
 def two(start_omni: StartOmni) -> Iterator[RunningOmni]:
     """A server with two workers of one slot each."""
-    running = start_omni({"fabric.slots": 1}, "--workers", "2")
+    running = start_omni({"fabric.slots": 1, "fabric.heartbeat_misses": 8}, "--workers", "2")
     yield running
     running.stop()
 

@@ -34,8 +34,8 @@ from openbmb_realtime import (
 )
 
 from tests.conftest import RunningOmni, StartOmni
+from tests.fakes import TIMEOUT_S
 
-TIMEOUT_S = 30.0
 SECOND = bytes(4 * 16_000)
 JPEG = b"\xff\xd8\xff" + bytes(2_000)
 TONE_BYTES = 4 * 24_000

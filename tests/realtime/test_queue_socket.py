@@ -9,9 +9,8 @@ import orjson
 import pytest
 
 from tests.conftest import RunningOmni, StartOmni
+from tests.fakes import TIMEOUT_S
 from tests.realtime.client import SILENCE, Client, connected
-
-TIMEOUT_S = 20.0
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 
 from tests.conftest import RunningOmni, StartOmni
+from tests.fakes import TIMEOUT_S
 from tests.realtime.client import SPEECH, Client, connected
 
-TIMEOUT_S = 30.0
 LONG = " ".join(f"word{number}" for number in range(4000))
 
 

@@ -9,9 +9,8 @@ import orjson
 import pytest
 
 from tests.conftest import RunningOmni
+from tests.fakes import TIMEOUT_S
 from tests.realtime.client import connected
-
-TIMEOUT_S = 30.0
 
 
 async def lines_of(path: Path, number: int) -> list[Any]:

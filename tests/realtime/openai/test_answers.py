@@ -30,9 +30,9 @@ from omni.realtime.openai.slots import Slots
 from omni.recording.recorder import NoRecording
 from omni.settings import FabricSettings, RealtimeSettings
 from tests.fabric import EchoWorker, broker_thread, fabric
+from tests.fakes import TIMEOUT_S
 
 __all__ = ["fabric"]
-TIMEOUT_S = 30.0
 
 
 class DyingWorker(EchoWorker):
