@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from attrs import evolve
 
-from omni.errors import NotFound, OmniError
+from omni.errors import ClientError, NotFound, OmniError
 from omni.process import add_settings_arguments, settings_of
 from omni.recording.cleanup import clean
 from omni.recording.finalise import finalise
@@ -102,7 +102,7 @@ def _show(args: argparse.Namespace, settings: Settings) -> int:
         return 0
     entry = store.entry(args.session_id)
     print(render_table(_HEAD, [_row(entry)]) + "\n")
-    for line in transcript_of(recording):
+    for line in transcript_of(recording) or ["nothing was said"]:
         print(line)
     if comment := store.comment(args.session_id):
         print(f"\ncomment: {comment}")
@@ -172,11 +172,16 @@ def _clean(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _limits(args: argparse.Namespace, settings: RecordingSettings) -> RecordingSettings:
-    """Return the limits by flag, else by setting, else the defaults of this command."""
+    """Return the limits by flag, else by setting, else the defaults of this command.
+
+    Raises: ClientError for a limit that would switch it off, or delete everything.
+    """
     if args.days is None and args.max_gb is None:
         if settings.session_retention_days > 0 or settings.max_storage_gb > 0:
             return settings
         args.days, args.max_gb = DEFAULT_DAYS, DEFAULT_GB
+    if any(limit is not None and limit <= 0 for limit in (args.days, args.max_gb)):
+        raise ClientError("--days and --max-gb are above 0")
     return evolve(
         settings,
         session_retention_days=-1 if args.days is None else args.days,

@@ -136,3 +136,14 @@ def test_a_session_that_runs_is_neither_exported_nor_cleaned(data_dir: Path) -> 
 @pytest.mark.parametrize("words", [("show", "nope"), ("export", "../x")])
 def test_a_session_that_is_not_there_is_told_in_a_line(data_dir: Path, words: tuple[str]) -> None:
     assert omni_sessions(data_dir, *words, code=1) == b"omni: Session not found\n"
+
+
+@pytest.mark.parametrize("words", [("--days", "0"), ("--max-gb", "0"), ("--days", "-1")])
+def test_a_limit_of_nothing_deletes_nothing_and_says_so(
+    data_dir: Path, words: tuple[str, ...]
+) -> None:
+    """It had been answered with the settings that are off, as if none had been given."""
+    told = omni_sessions(data_dir, "clean", *words, code=1)
+
+    assert told == b"omni: --days and --max-gb are above 0\n"
+    assert len(list((data_dir / "sessions").iterdir())) == 3
