@@ -39,7 +39,7 @@ export class FakeSocket {
   }
 
   says(message) {
-    this.handlers.onMessage(message);
+    this.handlers.onMessage(message, JSON.stringify(message).length);
   }
 
   drops(code = 1006) {
@@ -108,13 +108,29 @@ export class FakePlayer extends EventTarget {
   }
 }
 
+export class FakeCamera {
+  isOpen = false;
+  openError = null;
+  asked = [];
+  /** What grab() gives: a frame, null, or a promise of one. */
+  gives = (maxSlices) => ({ base64: `picture-${this.asked.length}`, bytes: 1000 * maxSlices, width: 597, height: 336 });
+  async open() {
+    if (this.openError) throw this.openError;
+    this.isOpen = true;
+  }
+  async grab(maxSlices) {
+    this.asked.push(maxSlices);
+    return this.gives(maxSlices);
+  }
+}
+
 /** @type {any[]} */
 const sessions = [];
 // A session left in mid-start holds a timer of a minute, and with it the whole run.
 after(() => sessions.forEach((session) => session.isOver || session.state === "idle" || session.fail(new Error("end of tests"))));
 
 /** A session of *Kind* with its fakes; illegal transitions throw. */
-export function makeSession(Kind, { openError = null, serverUp = true } = {}) {
+export function makeSession(Kind, { openError = null, serverUp = true, camera = null } = {}) {
   const world = { clock: new FakeClock(), capture: new FakeCapture(), player: new FakePlayer(), socket: null, seen: [] };
   const session = new Kind(
     {
@@ -123,6 +139,7 @@ export function makeSession(Kind, { openError = null, serverUp = true } = {}) {
       player: world.player,
       now: world.clock.now,
       isServerUp: async () => serverUp,
+      camera,
     },
     { strict: true },
   );
