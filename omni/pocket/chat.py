@@ -45,7 +45,7 @@ class ChatSession(RequestSession):
     def open(self) -> list[SessionEvent]:
         """Begin with what must be heard, or with the answer."""
         try:
-            sounds = [_waveform(part) for part in self._parts() if _is_sound(part)]
+            sounds = [_waveform(p) for m in self.request.messages for p in _spoken(m)]
         except OmniError as exc:
             return self._fail(exc)
         self._num_sounds = len(sounds)
@@ -89,15 +89,12 @@ class ChatSession(RequestSession):
         """False: see `listen`."""
         return False
 
-    def _parts(self) -> list[Part]:
-        return [part for message in self.request.messages for part in message.parts]
-
     def _on_heard(self, text: str) -> list[SessionEvent]:
         self._heard.append(text)
         if len(self._heard) < self._num_sounds:
             return []
         last = self.request.messages[-1]
-        spoken = [part for part in last.parts if _is_sound(part)]
+        spoken = _spoken(last)
         transcript = " ".join(text for text in list(self._heard)[-len(spoken) :] if text)
         events: list[SessionEvent] = [UserTranscript(text=transcript)] if spoken else []
         return events + self._answer()
@@ -131,8 +128,9 @@ class ChatSession(RequestSession):
         )
 
     def _text_of(self, message: ChatMessage) -> str:
+        spoken = _spoken(message)
         texts = [
-            self._heard.popleft() if _is_sound(part) else part.text for part in message.parts
+            self._heard.popleft() if part in spoken else part.text for part in message.parts
         ]
         return " ".join(text for text in texts if text)
 
@@ -161,6 +159,16 @@ def _speaker(message: ChatMessage) -> Literal["system", "user", "assistant"]:
     if message.role == "tool" or message.tool_calls:
         raise ClientError("this engine calls no functions: tell it in words what they gave")
     return message.role
+
+
+def _spoken(message: ChatMessage) -> list[Part]:
+    """Return what must be heard of *message*: not the voice to answer in, which a system one holds.
+
+    It was heard with every turn, which took three seconds on the demo's page, and its words became
+    instructions. Raises: ClientError, for what we cannot take.
+    """
+    sounds = [part for part in message.parts if _is_sound(part)]
+    return [] if message.role == "system" else sounds
 
 
 def _is_sound(part: Part) -> bool:
