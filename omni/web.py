@@ -178,6 +178,7 @@ def add_routes(app: web.Application) -> None:
             web.get("/ws/streaming/{session_id}", streaming.streaming),
             web.get("/api/streaming", streaming.streaming),
             web.get("/ws/half_duplex/{session_id}", sockets.half_duplex),
+            web.get("/ws/half_duplex_omni/{session_id}", sockets.half_duplex_omni),
             web.get("/ws/duplex/{session_id}", sockets.duplex),
             web.get("/v1/realtime", realtime.realtime),
             web.post("/v1/realtime/client_secrets", openai_realtime.post_client_secrets),

@@ -1,4 +1,7 @@
-"""The demo's dialect of `/ws/half_duplex/{id}`: hands-free turns, cut by the server's own VAD."""
+"""The demo's dialect of `/ws/half_duplex/{id}`: hands-free turns, cut by the server's own VAD.
+
+`/ws/half_duplex_omni/{id}` is the same with a few words more about pictures.
+"""
 
 from collections.abc import Sequence
 
@@ -46,9 +49,17 @@ _MAX_SOUND_CHARS = 48 * 2**20
 
 @define
 class HalfDuplexDialect:
-    """Speaks `/ws/half_duplex/{id}`. timeout_s: length of a session unless the client says."""
+    """Speaks `/ws/half_duplex/{id}`.
+
+    timeout_s: length of a session unless the client says. tells_pictures: as the demo's page with a
+    camera expects it.
+    """
 
     timeout_s: float
+    tells_pictures: bool = False
+    _frame_interval_s: float = field(default=1.0, init=False)
+    _max_slice_nums: int | None = field(default=None, init=False)
+    _num_frames: int = field(default=0, init=False)  # since the last turn
     _answers: AnswerWriter = field(factory=AnswerWriter, init=False)
     _ears: SoundReader = field(factory=SoundReader, init=False)
 
@@ -59,7 +70,9 @@ class HalfDuplexDialect:
         fields = read_object(data)
         match kind := fields.text("type"):
             case "audio_chunk":
-                return Sound(chunk=_parse_chunk(fields))
+                chunk = _parse_chunk(fields, self._max_slice_nums)
+                self._num_frames += len(chunk.frames)
+                return Sound(chunk=chunk)
             case "prepare":
                 return self._parse_prepare(fields)
             case "stop":
@@ -79,11 +92,14 @@ class HalfDuplexDialect:
                 return event("vad_state", speaking=speaking)
             case Generating(speech_duration_ms=speech_duration_ms):
                 self._answers.begin()
-                return event("generating", speech_duration_ms=speech_duration_ms)
+                shown = {"video_frames": self._num_frames} if self.tells_pictures else {}
+                self._num_frames = 0
+                return event("generating", speech_duration_ms=speech_duration_ms, **shown)
             case TurnDone(turn_index=turn_index, text=text):
+                self._num_frames = 0  # what was shown during the answer is no turn's
                 return event("turn_done", turn_index=turn_index, text=text)
             case Ready():
-                return _render_ready(notice)
+                return self._render_ready(notice)
             case Interrupted():
                 return event("interrupted")
             case TimedOut(elapsed_s=elapsed_s, reason=reason):
@@ -94,6 +110,7 @@ class HalfDuplexDialect:
         config = fields.section("config")
         generation = config.section("generation")
         session = config.section("session")
+        vision = config.section("vision")
         default, form = PrepareHalfDuplex(), sound_form(fields)
         opening = Open(
             input=PrepareHalfDuplex(
@@ -106,11 +123,27 @@ class HalfDuplexDialect:
             ),
             timeout_s=session.number("timeout_s", self.timeout_s, 1, MAX_TIMEOUT_S),
         )
+        interval_s = vision.number("frame_interval_s", 1.0, 0.01, 3600)
+        self._max_slice_nums = vision.optional_whole("max_slice_nums", 1, MAX_SLICES)
+        self._frame_interval_s = interval_s
         self._answers.mouth.form = form
         return opening
 
+    def _render_ready(self, ready: Ready) -> Sequence[Frame]:
+        fields: dict[str, object] = {
+            "session_id": ready.session_id,
+            "timeout_s": ready.timeout_s,
+            "engine": ready.engine,
+            "model": ready.model,
+        }
+        if self.tells_pictures:
+            fields["frame_interval_s"] = self._frame_interval_s
+        if ready.recording_id:
+            fields["recording_session_id"] = ready.recording_id
+        return event("prepared", **fields)
 
-def _parse_chunk(fields: Fields) -> AudioChunk:
+
+def _parse_chunk(fields: Fields, max_slice_nums: int | None) -> AudioChunk:
     name = "audio_base64" if fields.has("audio_base64") else "audio"
     text = fields.text(name, max_chars=_MAX_SOUND_CHARS)
     if not text:
@@ -118,7 +151,7 @@ def _parse_chunk(fields: Fields) -> AudioChunk:
     return AudioChunk(
         pcm=decode_sound(text, (name,), MAX_CHUNK_S),
         frames=parse_frames(fields, "frame_base64_list"),
-        max_slice_nums=fields.optional_whole("max_slice_nums", 1, MAX_SLICES),
+        max_slice_nums=fields.optional_whole("max_slice_nums", 1, MAX_SLICES) or max_slice_nums,
     )
 
 
@@ -146,15 +179,3 @@ def _parse_vad(fields: Fields) -> VadParams:
         ),
         speech_pad_ms=fields.whole("speech_pad_ms", default.speech_pad_ms, 0, 2_000),
     )
-
-
-def _render_ready(ready: Ready) -> Sequence[Frame]:
-    fields: dict[str, object] = {
-        "session_id": ready.session_id,
-        "timeout_s": ready.timeout_s,
-        "engine": ready.engine,
-        "model": ready.model,
-    }
-    if ready.recording_id:
-        fields["recording_session_id"] = ready.recording_id
-    return event("prepared", **fields)

@@ -78,9 +78,14 @@ _HALF_CONFIG = record(
         "generation": record({}),
         "tts": record({"enabled": FLAG}, ["enabled"]),
         "session": record({"timeout_s": NUMBER}, ["timeout_s"]),
+        "vision": record(
+            {"frame_interval_s": NUMBER, "max_slice_nums": WHOLE},
+            ["frame_interval_s", "max_slice_nums"],
+        ),
     },
-    optional=["vad", "generation", "tts", "session"],
+    optional=["vad", "generation", "tts", "session", "vision"],
 )
+_WITH_CAMERA = said(NUMBER, "on /ws/half_duplex_omni/{session_id}")
 HALF_DUPLEX_CLIENT = (
     Event(
         type="prepare",
@@ -107,9 +112,20 @@ HALF_DUPLEX_CLIENT = (
 )
 HALF_DUPLEX_SERVER = (
     *QUEUE,
-    Event(type="prepared", fields=record({"session_id": TEXT, "timeout_s": NUMBER})),
+    Event(
+        type="prepared",
+        fields=record(
+            {"session_id": TEXT, "timeout_s": NUMBER, "frame_interval_s": _WITH_CAMERA},
+            optional=["frame_interval_s"],
+        ),
+    ),
     Event(type="vad_state", help="speech began or ended", fields=record({"speaking": FLAG})),
-    Event(type="generating", fields=record({"speech_duration_ms": WHOLE})),
+    Event(
+        type="generating",
+        fields=record(
+            {"speech_duration_ms": WHOLE, "video_frames": _WITH_CAMERA}, optional=["video_frames"]
+        ),
+    ),
     CHUNK,
     Event(
         type="turn_done",

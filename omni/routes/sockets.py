@@ -71,6 +71,22 @@ async def duplex(request: web.Request) -> web.StreamResponse:
 )
 async def half_duplex(request: web.Request) -> web.StreamResponse:
     """Serve `/ws/half_duplex/{session_id}`."""
+    return await _serve_half_duplex(request, tells_pictures=False)
+
+
+@describe_socket(
+    "Talk hands-free, with a camera",
+    tag="Conversation",
+    help="As `/ws/half_duplex/{session_id}`; the server also tells how many pictures came.",
+    client=HALF_DUPLEX_CLIENT,
+    server=HALF_DUPLEX_SERVER,
+)
+async def half_duplex_omni(request: web.Request) -> web.StreamResponse:
+    """Serve `/ws/half_duplex_omni/{session_id}`."""
+    return await _serve_half_duplex(request, tells_pictures=True)
+
+
+async def _serve_half_duplex(request: web.Request, tells_pictures: bool) -> web.StreamResponse:
     request.app[APPS].require("half_duplex_audio")
     settings = request.app[SETTINGS]
     session = HalfDuplexSession(
@@ -78,7 +94,8 @@ async def half_duplex(request: web.Request) -> web.StreamResponse:
         client_id=clean_id(request.match_info["session_id"]),
         prepare_timeout_s=settings.duplex.pause_timeout,
     )
-    return await _serve(request, session, HalfDuplexDialect(settings.web.half_duplex_timeout_s))
+    dialect = HalfDuplexDialect(settings.web.half_duplex_timeout_s, tells_pictures)
+    return await _serve(request, session, dialect)
 
 
 @describe_socket(

@@ -112,6 +112,18 @@ def test_the_config_reaches_the_engine() -> None:
     assert opening.input.speak is False
 
 
+def test_pictures_are_cut_as_they_say_or_as_prepare_says() -> None:
+    dialect = HalfDuplexDialect(300.0)
+    chunk: dict[str, object] = {"type": "audio_chunk", "audio_base64": VOICE_TEXT}
+    config = {"vision": {"max_slice_nums": 2}}
+    dialect.parse(orjson.dumps({"type": "prepare", "config": config}), False)
+
+    events = (chunk, chunk | {"max_slice_nums": 4})
+    said = [dialect.parse(orjson.dumps(event), False) for event in events]
+
+    assert [each.chunk.max_slice_nums for each in said if isinstance(each, Sound)] == [2, 4]
+
+
 def test_system_content_keeps_its_order_and_its_voice() -> None:
     content = [{"type": "text", "text": "Be"}, {"type": "audio", "data": VOICE_TEXT, "name": "x"}]
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import RunningOmni
 from tests.realtime.client import SILENCE, SPEECH, Client, connected
+from tests.recording.stage import picture
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +123,29 @@ async def test_the_stop_route_knows_sessions_by_their_id(address: str) -> None:
         await client.until("turn_done")
 
     assert replies == ["No answer is running", "No such half-duplex session"]
+
+
+async def test_a_page_with_a_camera_is_told_of_its_pictures(address: str) -> None:
+    """The demo's other half-duplex path, with three more words."""
+    frame = base64.b64encode(picture()).decode()
+    vision = {"frame_interval_s": 0.5, "max_slice_nums": 2}
+    counts = []
+    async with connected(address, "/ws/half_duplex_omni/hdomni_1") as client:
+        prepared = await client.prepare(config={"vision": vision})
+        for shown in (2, 0, 1):
+            await client.send_chunk(SPEECH, frame_base64_list=[frame] * shown)
+            await client.send_chunk(SILENCE)
+            counts.append((await client.until("generating"))["video_frames"])
+            await client.until("turn_done")
+
+    assert (prepared["frame_interval_s"], prepared["session_id"]) == (0.5, "hdomni_1")
+    assert counts == [2, 0, 1]
+
+
+async def test_the_path_without_a_camera_has_no_words_for_one(address: str) -> None:
+    async with connected(address, "/ws/half_duplex/hdx_plain") as client:
+        prepared = await client.prepare()
+        await _say(client)
+        generating = await client.until("generating")
+
+    assert "frame_interval_s" not in prepared and "video_frames" not in generating
