@@ -79,7 +79,7 @@ test("kinds of conversation are told apart", () => {
 });
 
 test("bytes and times are short, in the reader's language", () => {
-  assert.deepEqual([0, 999, 1200, 45_600_000, 3e12].map((n) => formatBytes(n, "en")), ["0 byte", "999 byte", "1.2 kB", "46 MB", "3 TB"]);
+  assert.deepEqual([0, 999, 1200, 45_600_000, 3e12].map((n) => formatBytes(n, "en")), ["0 B", "999 B", "1.2 kB", "46 MB", "3 TB"]);
   assert.deepEqual([0, 42, 65, 7500, 90_061].map((s) => formatSpan(s, "en")), ["0s", "42s", "1m 5s", "2h 5m", "1d 1h"]);
   assert.equal(formatSpan(65, "zh").replace(/\s/g, ""), "1分钟5秒");
 });
