@@ -5,6 +5,7 @@ from attrs import frozen
 from omni.engine import ChatMessage, ChatRequest
 from omni.openai.chat_messages import Recall, read_messages, wants_detail
 from omni.openai.errors import Refusal
+from omni.openai.tools import read_choice, read_tools
 from omni.realtime.fields import Fields
 
 #: Longest answer, also where a request names none.
@@ -62,6 +63,7 @@ def _request(
 ) -> ChatRequest:
     default = ChatRequest(messages=())
     temperature = fields.number("temperature", default.temperature, 0, 2)
+    tools = read_tools(fields, is_nested=True)
     has_video = any(part.kind == "video" for message in messages for part in message.parts)
     return ChatRequest(
         messages=messages,
@@ -75,6 +77,7 @@ def _request(
         streaming=stream,
         stop=_stops(fields),
         seed=_seed(fields),
+        tools=tools if read_choice(fields) == "auto" else (),
     )
 
 
@@ -85,8 +88,6 @@ def _refuse_unsupported(fields: Fields) -> None:
     if fields.flag("logprobs", False) or fields.whole("top_logprobs", 0, 0, _MAX_NUMBER):
         text = "probabilities of tokens are not given here"
         raise Refusal(("logprobs",), text, "unsupported_value")
-    if fields.values.get("tool_choice") not in (None, "none", "auto"):
-        raise Refusal(("tool_choice",), "the model calls no tools", "unsupported_value")
     kind = fields.section("response_format").values.get("type", "text")
     if kind != "text":
         raise Refusal(("response_format", "type"), "answers are text here", "unsupported_value")

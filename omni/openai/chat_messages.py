@@ -1,10 +1,11 @@
 """The messages of a chat completion -> the engine's. Blocks: media are checked and decoded here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 from attrs import evolve
 
-from omni.engine import ChatMessage, Part
+from omni.engine import ChatMessage, Part, ToolCall
 from omni.openai.errors import Refusal
 from omni.openai.media import (
     MAX_SOUND_BYTES,
@@ -13,19 +14,22 @@ from omni.openai.media import (
     read_recording,
     read_video,
 )
-from omni.realtime.content import BEGIN, GO_ON, MAX_MESSAGES, MAX_PARTS, Author
+from omni.openai.tools import MAX_CALLS, MAX_NAME_CHARS
+from omni.realtime.content import BEGIN, GO_ON, MAX_MESSAGES, MAX_PARTS
 from omni.realtime.fields import FieldError, Fields
 from omni.realtime.media import MAX_IMAGE_BYTES, MAX_SPEECH_S
 
-_AUTHORS: dict[str, Author] = {
+_AUTHORS: Mapping[str, Literal["system", "user", "assistant", "tool"]] = {
     "system": "system",
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
+    "tool": "tool",
 }
 #: Parts that cost nothing to read.
 _LIGHT = ("text", "refusal")
 _SOUND_KINDS = ("wav", "mp3")
+_MAX_ID_CHARS = 200
 _DETAILS = ("auto", "low", "high", "original")
 
 #: An audio id -> what was said in it; None where nobody knows it any more.
@@ -37,14 +41,18 @@ def read_messages(fields: Fields, recall: Recall) -> tuple[ChatMessage, ...]:
 
     Raises: FieldError.
     """
-    messages = tuple(
-        message
-        for entry in fields.objects("messages", MAX_MESSAGES)
-        if (message := _message(entry, recall)).parts
-    )
+    messages: list[ChatMessage] = []
+    called: set[str] = set()
+    for entry in fields.objects("messages", MAX_MESSAGES):
+        message = _message(entry, recall)
+        called.update(call.id for call in message.tool_calls)
+        if message.role == "tool" and message.tool_call_id not in called:
+            raise entry.wrong("tool_call_id", "it names no call of the messages before it")
+        if message.parts or message.tool_calls or message.role == "tool":
+            messages.append(message)
     if not messages:
         raise fields.wrong("messages", "at least one message with content is expected")
-    return _with_question(messages)
+    return _with_question(tuple(messages))
 
 
 def _with_question(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
@@ -93,9 +101,40 @@ def _message(fields: Fields, recall: Recall) -> ChatMessage:
         raise Refusal((*fields.loc, "role"), "is missing", "missing_required_parameter")
     role = _AUTHORS[fields.choice("role", "user", tuple(_AUTHORS))]
     parts = _parts(fields)
-    if role == "assistant" and fields.has("audio"):
+    if role == "tool":
+        call_id = _call_id(fields)
+        return ChatMessage(role=role, parts=_only_text(fields, parts), tool_call_id=call_id)
+    if role != "assistant":
+        return ChatMessage(role=role, parts=parts)
+    if fields.has("audio"):
         parts = (*parts, _recalled(fields.section("audio"), recall))
-    return ChatMessage(role=role, parts=parts)
+    calls = tuple(_call(entry) for entry in fields.objects("tool_calls", MAX_CALLS))
+    return ChatMessage(role=role, parts=parts, tool_calls=calls)
+
+
+def _only_text(fields: Fields, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    if any(part.kind != "text" for part in parts):
+        raise fields.wrong("content", "what a function gave is text")
+    return parts
+
+
+def _call_id(fields: Fields) -> str:
+    if not fields.has("tool_call_id"):
+        problem = "is missing"
+        raise Refusal((*fields.loc, "tool_call_id"), problem, "missing_required_parameter")
+    return fields.text("tool_call_id", max_chars=_MAX_ID_CHARS)
+
+
+def _call(fields: Fields) -> ToolCall:
+    fields.choice("type", "function", ("function",))
+    if not fields.has("id"):
+        raise Refusal((*fields.loc, "id"), "is missing", "missing_required_parameter")
+    function = _named(fields, "function", "name")
+    return ToolCall(
+        id=fields.text("id", max_chars=_MAX_ID_CHARS),
+        name=function.text("name", max_chars=MAX_NAME_CHARS),
+        arguments=function.text("arguments"),
+    )
 
 
 def _recalled(fields: Fields, recall: Recall) -> Part:

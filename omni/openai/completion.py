@@ -1,8 +1,10 @@
 """The answers of `/v1/chat/completions`: whole, and as the chunks of a stream."""
 
+from collections.abc import Sequence
+
 from attrs import frozen
 
-from omni.engine import ChatDone
+from omni.engine import ChatDone, ToolCall
 
 Fragment = dict[str, object]
 
@@ -42,6 +44,14 @@ class Completion:
         """Return a chunk with a piece of sound, as base64."""
         return self._audio(data=data)
 
+    def call(self, index: int, call: ToolCall) -> list[Fragment]:
+        """Return the chunks of the answer's call of that *index*: which one, then its arguments."""
+        begun = {**_shown_call(call), "function": {"name": call.name, "arguments": ""}}
+        given = {"function": {"arguments": call.arguments}}
+        return [
+            self.chunk({"tool_calls": [{"index": index, **part}]}) for part in (begun, given)
+        ]
+
     def kept(self, expires_at: int) -> Fragment:
         """Return the chunk that says how long the sound can be named."""
         return self._audio(expires_at=expires_at)
@@ -55,16 +65,21 @@ class Completion:
         chunk = self._head("chat.completion.chunk")
         return {**chunk, "choices": [], "usage": usage_of(done)}
 
-    def whole(self, done: ChatDone, audio: Fragment | None) -> Fragment:
+    def whole(
+        self, done: ChatDone, audio: Fragment | None, calls: Sequence[ToolCall] = ()
+    ) -> Fragment:
         """Return an answer that is not streamed. audio: as OpenAI has it, with the transcript."""
+        is_wordless = bool(audio or (calls and not done.text))
         message: Fragment = {
             "role": "assistant",
-            "content": None if audio else done.text,
+            "content": None if is_wordless else done.text,
             "refusal": None,
             "annotations": [],
         }
         if audio:
             message["audio"] = audio
+        if calls:
+            message["tool_calls"] = [_shown_call(call) for call in calls]
         choice = {
             "index": 0,
             "message": message,
@@ -88,7 +103,12 @@ class Completion:
 
 def finish_reason_of(done: ChatDone) -> str:
     """Return OpenAI's word for why an answer ended."""
-    return "length" if done.finish_reason == "length" else "stop"
+    return "stop" if done.finish_reason == "cancelled" else done.finish_reason
+
+
+def _shown_call(call: ToolCall) -> Fragment:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def usage_of(done: ChatDone) -> Fragment:

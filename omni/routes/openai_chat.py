@@ -9,7 +9,7 @@ from aiohttp import web
 from attrs import define, evolve
 
 from omni.audio import pcm16_from_waveform
-from omni.engine import ChatDone, ReplyChunk, SessionEvent
+from omni.engine import ChatDone, ReplyChunk, SessionEvent, ToolCall
 from omni.openai.audio_memory import AudioMemory, new_audio_id
 from omni.openai.chat import ChatCompletion, read_completion
 from omni.openai.chat_messages import has_media
@@ -27,7 +27,8 @@ from omni.routes.openai_turn import Gathered, Turn, find_voice
 _HELP = (
     "Text, pictures (`image_url`), sound (`input_audio`) and films (`video_url`, an extension) in; "
     "text, and with `modalities: [\"text\", \"audio\"]` sound out. Media come as data URLs or "
-    "base64; addresses are not fetched. With `stream`, server-sent events. See docs/openai.md."
+    "base64; addresses are not fetched. A model that calls functions is told of `tools`; others "
+    "know none of them. With `stream`, server-sent events. See docs/openai.md."
 )
 _BODY = record(
     {"messages": list_of(AN_OBJECT), "model": TEXT, "stream": FLAG}, optional=["model", "stream"]
@@ -78,9 +79,10 @@ async def _read(request: web.Request) -> ChatCompletion:
 async def _answer_whole(turn: Turn, asked: ChatCompletion, answer: Completion) -> web.Response:
     gathered = Gathered()
     await turn.run(gathered)
-    audio = None
-    if asked.audio_format:
-        app, done = turn.request.app, gathered.done
+    audio, done = None, gathered.done
+    calls = [event for event in gathered.events if isinstance(event, ToolCall)]
+    if asked.audio_format and (done.text or not calls):
+        app = turn.request.app
         pcm = b"".join(event.pcm for event in gathered.events if isinstance(event, ReplyChunk))
         samples = np.frombuffer(pcm, "<f4")
         data = await asyncio.to_thread(whole_file, asked.audio_format, samples)
@@ -90,7 +92,7 @@ async def _answer_whole(turn: Turn, asked: ChatCompletion, answer: Completion) -
             "expires_at": app[AUDIO_MEMORY].keep(answer.audio_id, done.text, time.time()),
             "transcript": done.text,
         }
-    return json_reply(answer.whole(gathered.done, audio))
+    return json_reply(answer.whole(done, audio, calls))
 
 
 @define(kw_only=True)
@@ -101,6 +103,7 @@ class _Stream:
     outflow: Outflow
     memory: AudioMemory
     streams: bool = True
+    num_calls: int = 0
 
     async def waits(self) -> None:
         """Say so in a comment, which clients pass over."""
@@ -115,6 +118,10 @@ class _Stream:
         match event:
             case ReplyChunk():
                 await self._send_piece(event)
+            case ToolCall():
+                for chunk in self.answer.call(self.num_calls, event):
+                    await self.outflow.send(chunk)
+                self.num_calls += 1
             case ChatDone():
                 await self._send_end(event)
 
@@ -126,7 +133,7 @@ class _Stream:
             await self.outflow.send(self.answer.sound(encode_base64(pcm16) or ""))
 
     async def _send_end(self, done: ChatDone) -> None:
-        if self.answer.audio_id:
+        if self.answer.audio_id and (done.text or not self.num_calls):
             expires_at = self.memory.keep(self.answer.audio_id, done.text, time.time())
             await self.outflow.send(self.answer.kept(expires_at))
         await self.outflow.send(self.answer.last(done))

@@ -22,6 +22,7 @@ from omni.engine import (
 )
 from omni.errors import CapacityError, OmniError, ProtocolError, error_from_code
 from omni.link import LinkedSession
+from omni.openai.tools import in_words
 from omni.realtime.chat_session import misfit
 from omni.recording.recorder import NoRecording, Recorder
 from omni.routes.errors import Handler
@@ -101,19 +102,19 @@ class Turn:
                 await _wait(linked, listener)
                 _require(self.input, linked.lease.capabilities)
                 await listener.begins()
-                async for event in self._answer(linked):
+                async for event in self._answer(linked, _told(self.input, linked)):
                     await listener.hears(event)
                     if listener.streams:
                         limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
         except TimeoutError as exc:
             raise CapacityError(f"the request took longer than {timeout_s:.0f} s") from exc
 
-    async def _answer(self, linked: LinkedSession) -> AsyncIterator[SessionEvent]:
+    async def _answer(self, linked: LinkedSession, input: Input) -> AsyncIterator[SessionEvent]:
         """Send the request, and yield what comes, up to its `ChatDone`."""
         recorder = self._recorder(linked)
         try:
-            linked.send(self.input)
-            recorder.heard(self.input)
+            linked.send(input)
+            recorder.heard(input)
             while True:
                 event = await linked.receive()
                 recorder.said(event)
@@ -171,6 +172,13 @@ async def _wait(linked: LinkedSession, listener: Listener) -> None:
         except TimeoutError:
             await listener.waits()
             pause_s = WAITING_WORD_S
+
+
+def _told(input: Input, linked: LinkedSession) -> Input:
+    """Return *input* as the engine takes it: not every one calls functions."""
+    if isinstance(input, ChatRequest) and not linked.lease.capabilities.calls_tools:
+        return in_words(input)
+    return input
 
 
 def _require(input: Input, capabilities: Capabilities) -> None:
