@@ -13,6 +13,7 @@ from omni.errors import RENDERINGS, OmniError
 from omni.messages import MESSAGES
 from omni.process import ROOT
 from omni.realtime.duplex import parse_prepare
+from omni.routes.openapi import openapi_document
 from omni.settings import Settings, setting_fields
 from omni.web import make_app
 from tests.test_layering import HOMES
@@ -57,6 +58,21 @@ def test_every_file_that_a_document_names_exists(name: str) -> None:
     ]
 
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def anchors_of(name: str) -> set[str]:
+    """Return what a link to a heading of a document ends in."""
+    heads = re.findall(r"^#+ (.+)$", text_of(name), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", head.replace("**", "").lower()) for head in heads]
+    return {head.replace(" ", "-") for head in plain}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_to_a_heading_finds_it(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]*)#([^)]*)\)", text_of(name))
+    places = [(str((Path(name).parent / file) if file else name), anchor) for file, anchor in links]
+
+    assert [place for place in places if place[1] not in anchors_of(place[0])] == []
 
 
 def test_every_document_is_found_from_the_readme() -> None:
@@ -173,6 +189,18 @@ def test_every_close_code_stands_in_the_document_of_the_protocol() -> None:
     codes = {str(rendering.close_code) for rendering in RENDERINGS.values()} - {"1008"}
 
     assert {code for code in codes if f"| {code} |" not in text_of("docs/realtime.md")} == set()
+
+
+def test_every_socket_stands_in_the_table_of_binary_sound() -> None:
+    """A socket that is new must negotiate it too; `test_binary_sound_socket.py` goes row by row."""
+    document = openapi_document(make_app(Settings()))
+    sockets = {path for path, item in document["paths"].items() if "x-websocket" in str(item)}
+    section = text_of("docs/realtime.md").split("## Binary audio")[1].split("\n## ")[0]
+
+    missing = {path for path in sockets if f"`{path.split('/{')[0]}`" not in section}
+    assert len(sockets) > 6
+    assert missing == {"/v1/realtime"}  # it has a row for each dialect instead
+    assert all(dialect in section for dialect in ("| R1 |", "| R2,", "| OpenAI |"))
 
 
 # --- the protocol between processes ------------------------------------------------------------

@@ -83,8 +83,9 @@ async def test_full_duplex(address: str, form: str) -> None:
 
 
 @forms
-async def test_half_duplex(address: str, form: str) -> None:
-    async with connected(address, f"/ws/half_duplex/hdx_b_{form}") as client:
+@pytest.mark.parametrize("path", ["half_duplex", "half_duplex_omni"])
+async def test_half_duplex(address: str, form: str, path: str) -> None:
+    async with connected(address, f"/ws/{path}/hdx_b_{form}") as client:
         await client.prepare(sound=form)
         await client.socket.send_bytes(WRITERS[form](LOUD))
         await client.expect("vad_state")
