@@ -159,8 +159,16 @@ class Batches:
         feeds = []
         for share in shares:
             assert isinstance(share.job.work, Feed)
+            if share.start == 0 and not share.is_last:
+                self._check_room(share.job.slot, share.job.work)
             feeds.append(FeedShare(share.job.slot, share.job.work, share.start, share.count))
         return self._runner.thinking.prefill(feeds)
+
+    def _check_room(self, slot: int, work: Feed) -> None:
+        """Refuse a prompt of several shares before the first, if it cannot be fed to its end."""
+        kv = self._runner.kv
+        start = kv.length(slot) if work.start is None else work.start
+        kv.table.check_room({slot: start + len(work)})
 
     def _decode(self, shares: Shares) -> list[Fed]:
         return self._runner.thinking.decode(

@@ -49,23 +49,29 @@ class PageTable:
         longest: dict[int, int] = {}
         for slot, length in lengths:
             longest[slot] = max(length, longest.get(slot, 0))
-        for slot, length in longest.items():
-            if length > self.max_tokens:
-                raise ContextExhausted(
-                    f"slot {slot} would hold {length} tokens; the limit is {self.max_tokens}"
-                )
-        needed = sum(self.pages_needed(slot, length) for slot, length in longest.items())
-        if needed > len(self._free):
-            raise CapacityError(
-                f"{needed} KV pages are needed and {len(self._free)} are free; "
-                "end a session or lower the number of slots"
-            )
+        self.check_room(longest)
         for slot, length in longest.items():
             for _ in range(self.pages_needed(slot, length)):
                 page = self._free.pop()
                 self.rows[slot, len(self.pages[slot])] = page
                 self.pages[slot].append(page)
             self.lengths[slot] = max(self.lengths[slot], length)
+
+    def check_room(self, lengths: Mapping[int, int]) -> None:
+        """Raise ContextExhausted or CapacityError, if these slots cannot grow to these lengths."""
+        for slot, length in lengths.items():
+            if length > self.max_tokens:
+                raise ContextExhausted(
+                    f"the conversation would take {length} tokens; {self.max_tokens} are its "
+                    "limit: shorten what it begins with, or start a new one"
+                )
+        needed = sum(self.pages_needed(slot, length) for slot, length in lengths.items())
+        if needed > len(self._free):
+            raise CapacityError(
+                f"the memory for conversations is full ({needed} KV pages are needed, "
+                f"{len(self._free)} are free): try again when others have ended, or have fewer at "
+                "once (fabric.slots)"
+            )
 
     def truncate(self, slot: int, length: int) -> None:
         """Keep the first *length* tokens of *slot* and free the pages behind them."""

@@ -421,17 +421,46 @@ def test_small_steps_change_nothing(start: Callable[..., Driver], driver: Driver
         assert [told(unit) for unit in units] == [told(unit) for unit in expected]
 
 
-def test_a_prompt_that_runs_out_of_pages_halfway_leaves_nothing(
-    start: Callable[..., Driver],
+def test_a_prompt_that_cannot_be_fed_to_its_end_is_not_begun(
+    start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Else it takes the pages of all others before it fails, and they forget what was said."""
     limits = {phase: 64 for phase in Phase}
     driver = start(EngineOptions(kv_tokens=320, limits=limits), "fabric.slots=2")
+    computed: list[int] = []
+    prefill = driver.runner.thinking.prefill
+
+    def counted(shares: Sequence[FeedShare]) -> list[Fed]:
+        computed.append(len(shares))
+        return prefill(shares)
+
+    monkeypatch.setattr(driver.runner.thinking, "prefill", counted)
     long = evolve(PREPARE, generate_audio=False, system_prompt="word " * 400)
 
     failed = driver.refusal(slots(1)[0], long)
 
     assert failed.fatal
+    assert not computed
     assert driver.is_clean(0)
+
+
+def test_prompts_that_run_out_of_pages_halfway_leave_nothing(
+    start: Callable[..., Driver],
+) -> None:
+    """There is room for each, but not for both."""
+    limits = {phase: 64 for phase in Phase}
+    driver = start(EngineOptions(kv_tokens=640, limits=limits), "fabric.slots=2")
+    long = evolve(PREPARE, generate_audio=False, system_prompt="word " * 440)
+    seats = slots(2)
+    for seat in seats:
+        driver.step(seat, long)
+
+    driver.until(lambda: all(driver.events[seat] for seat in seats))
+
+    events = [driver.events[seat][0] for seat in seats]
+    refused = [number for number, event in enumerate(events) if isinstance(event, Failed)]
+    assert len(refused) == 1, events
+    assert driver.is_clean(refused[0])
     assert not driver.engine.busy
     driver.runner.kv.table.check_integrity()
 
