@@ -1,22 +1,15 @@
-"""The blocks of the documents that are no client's whole program: they run as they stand there.
-
-`docs/clients.md` and `docs/api.md` have tests of their own.
-"""
+"""The blocks of `docs/security.md` do what the page says."""
 
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from omni.process import ROOT
 from omni.settings import load_settings
-from tests.conftest import RunningOmni, clean_environment
+from tests.conftest import clean_environment
 
-ADDRESS = "http://localhost:8006"
 TIMEOUT_S = 120.0
 
 
@@ -40,26 +33,6 @@ def run(words: list[str], folder: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def test_the_examples_of_openais_api_run_one_after_the_other(
-    omni: RunningOmni, tmp_path: Path
-) -> None:
-    """The later Python block goes on where the first one ends, the later curl too."""
-    python = "\n".join(blocks("openai.md", "python")).replace(ADDRESS, omni.address)
-
-    said = run([sys.executable, "-c", python], tmp_path)
-
-    assert "What is the capital of France?" in said
-    assert (tmp_path / "hello.wav").read_bytes().startswith(b"RIFF")
-    if shutil.which("curl") is None:
-        pytest.skip("there is no curl here")
-    shown = []
-    for block in blocks("openai.md", "sh"):
-        there = block.replace("curl ", "curl -sf ").replace(ADDRESS, omni.address)
-        shown.append(run(["sh", "-c", there], tmp_path))
-    assert (tmp_path / "speech.mp3").stat().st_size > 1000
-    assert "00:00:00,000 --> " in shown[-1]
 
 
 def test_the_keys_of_the_page_on_security_are_made_listed_and_removed(tmp_path: Path) -> None:
