@@ -3,7 +3,7 @@
 import { decodeF32, encodeF32 } from "./audio/pcm.js";
 import { decodePcm16, encodePcm16 } from "./audio/pcm16.js";
 import { Resampler } from "./audio/resample.js";
-import { CAPTURE_RATE_HZ, SPEECH_RATE_HZ } from "./protocol.js";
+import { CAPTURE_RATE_HZ, Route, SPEECH_RATE_HZ } from "./protocol.js";
 
 /** @typedef {"r1"|"openai"} DialectName */
 /** @typedef {{mode: "audio"|"video", instructions: string, chunkMs: number}} CallOptions */
@@ -47,7 +47,7 @@ function r1({ mode, instructions, chunkMs }) {
   return {
     chunkMs,
     asksByChunk: true,
-    path: realtimePath("r1", mode),
+    path: Route.realtime("r1", mode),
     opening: () => ({ type: "session.update", session: { instructions } }),
     append: (samples, frames, isForced) => ({
       type: "input_audio_buffer.append",
@@ -95,7 +95,7 @@ function openai({ instructions }) {
   return {
     chunkMs: 100,
     asksByChunk: false,
-    path: realtimePath("openai", "audio"),
+    path: Route.realtime("openai", "audio"),
     opening: () => ({
       type: "session.update",
       session: {
@@ -138,9 +138,4 @@ function hearOpenAI(event) {
 function errorIn(event) {
   if (event.type !== "error") return {};
   return { error: String(event.error?.message ?? event.message ?? event.error ?? "") };
-}
-
-/** @param {DialectName} name @param {"audio"|"video"} mode */
-export function realtimePath(name, mode) {
-  return name === "openai" ? "/v1/realtime?model=any&dialect=openai" : `/v1/realtime?mode=${mode}&dialect=r1`;
 }

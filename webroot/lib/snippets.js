@@ -1,6 +1,6 @@
 /** The same call as a program: short, whole, and ready to run. */
 
-import { realtimePath } from "./realtime-dialects.js";
+import { Route } from "./protocol.js";
 
 /** @typedef {"javascript"|"python"} Language */
 /** @typedef {{dialect: import("./realtime-dialects.js").DialectName, mode: "audio"|"video", instructions: string, origin: string, needsKey: boolean}} Wanted */
@@ -15,7 +15,7 @@ export function snippet(language, wanted) {
 
 /** @param {Wanted} wanted */
 function socketOf({ origin, dialect, mode, needsKey }) {
-  const url = origin.replace(/^http/, "ws") + realtimePath(dialect, mode);
+  const url = origin.replace(/^http/, "ws") + Route.realtime(dialect, mode);
   return `new WebSocket(${JSON.stringify(url)}${needsKey ? ', ["omni", "omni-key.YOUR_KEY"]' : ""})`;
 }
 
@@ -80,7 +80,7 @@ import base64
 
 import aiohttp
 
-URL = ${JSON.stringify(origin + realtimePath("r1", mode))}
+URL = ${JSON.stringify(origin + Route.realtime("r1", mode))}
 SECOND = base64.b64encode(bytes(4 * 16_000)).decode()  # silence: float32, 16 kHz
 
 

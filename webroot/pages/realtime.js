@@ -4,9 +4,7 @@ import { getDefaults, isServerUp } from "../lib/api.js";
 import { Capture } from "../lib/audio/capture.js";
 import { Player } from "../lib/audio/player.js";
 import { formatBytes } from "../lib/format.js";
-import { RealtimeCall } from "../lib/realtime.js";
 import { LANGUAGES, snippet } from "../lib/snippets.js";
-import { Camera } from "../lib/video/camera.js";
 import { JsonSocket } from "../lib/ws.js";
 import { h, iconButton } from "../ui/h.js";
 import { icon } from "../ui/icons.js";
@@ -22,6 +20,8 @@ import { eventComposer } from "./realtime-compose.js";
 import { LogView } from "./realtime-log.js";
 
 const NUMBERS_EVERY_MS = 250;
+/** @typedef {import("../lib/realtime.js").RealtimeCall} RealtimeCall */
+
 /** Bars of the strip of times. */
 const NUM_BARS = 60;
 const DEFAULT_INSTRUCTIONS = "You are a helpful voice assistant. Answer briefly.";
@@ -36,7 +36,8 @@ class RealtimePage {
   log = new LogView();
   #waveform = new Waveform();
   #video = h("video", { class: "rt-video", props: { muted: true, playsInline: true, hidden: true } });
-  #camera = new Camera(this.#video);
+  /** @type {import("../lib/video/camera.js").Camera|null} */ #camera = null;
+  #isStarting = false;
   #delayMs = 200;
   #needsKey = false;
   #language = LANGUAGES[0];
@@ -82,24 +83,40 @@ class RealtimePage {
     this.#show();
   }
 
+  /** What a call needs is loaded with the first one. */
   async start() {
-    if (this.call && !this.call.isOver) return;
+    if (this.#isStarting || (this.call && !this.call.isOver)) return;
+    this.#isStarting = true;
+    try {
+      const { RealtimeCall } = await import("../lib/realtime.js");
+      await this.#begin(RealtimeCall);
+    } finally {
+      this.#isStarting = false;
+    }
+  }
+
+  /** @param {typeof import("../lib/realtime.js").RealtimeCall} Call */
+  async #begin(Call) {
     const isVideo = this.#wanted.mode === "video";
-    const grab = async () => (await this.#camera.grab(1))?.base64 ?? null;
-    const call = new RealtimeCall({
+    const grab = async () => (await this.#camera?.grab(1))?.base64 ?? null;
+    const call = new Call({
       makeSocket: (url, handlers) => new JsonSocket(url, handlers),
       capture: this.capture, player: this.player, now: () => performance.now(), isServerUp, grab: isVideo ? grab : null,
     });
     this.call = call;
     this.#listen(call);
+    this.#clear();
+    if (isVideo && !(await this.#openCamera())) return call.stop();
+    await call.start({ ...this.#wanted, sound: /** @type {any} */ (this.#sound.value), delayMs: this.#delayMs });
+  }
+
+  #clear() {
     this.log.clear();
     this.#said.replaceChildren();
     this.#strip.replaceChildren();
     this.#sentence = null;
     this.#waveform.clear();
     this.#trouble.hidden = true;
-    if (isVideo && !(await this.#openCamera())) return call.stop();
-    await call.start({ ...this.#wanted, sound: /** @type {any} */ (this.#sound.value), delayMs: this.#delayMs });
   }
 
   mute() {
@@ -172,6 +189,8 @@ class RealtimePage {
 
   async #openCamera() {
     try {
+      const { Camera } = await import("../lib/video/camera.js");
+      this.#camera ??= new Camera(this.#video);
       await this.#camera.open({});
       return true;
     } catch (cause) {
@@ -243,7 +262,7 @@ class RealtimePage {
 
   /** @param {RealtimeCall} call */
   #onOver({ error, ending }) {
-    this.#camera.close();
+    this.#camera?.close();
     if (error) this.#showTrouble(hasText(`error.${error.code}.title`) ? `error.${error.code}.title` : "error.unknown.title", error.detail, error.code === "refused");
     else if (ending) setText(this.#word, "realtime.state.closed_with", { ending });
   }
