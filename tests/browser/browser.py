@@ -30,7 +30,7 @@ def arguments(microphone: Path | None, film: Path | None = None) -> list[str]:
         "--ignore-certificate-errors",
         "--autoplay-policy=no-user-gesture-required",
         "--use-fake-ui-for-media-stream",
-        "--use-fake-device-for-media-stream",
+        "--use-fake-device-for-media-stream=device-count=2",
     ]
     if microphone is not None:
         args.append(f"--use-file-for-fake-audio-capture={microphone}%noloop")
