@@ -64,6 +64,11 @@ def sessions_folder(data_dir: Path) -> Path:
     return data_dir / "sessions"
 
 
+def is_safe_name(name: str) -> bool:
+    """Say whether *name* of a file or folder means the same on every system."""
+    return _SAFE_NAME.fullmatch(name) is not None
+
+
 def asset_path(folder: Path, name: str) -> Path:
     """Return the file *name* (with slashes) of the session in *folder*; links are not followed.
 
@@ -72,7 +77,7 @@ def asset_path(folder: Path, name: str) -> Path:
     steps = name.split("/")
     if ".." in steps or "\\" in name or "\0" in name or name.startswith("/"):
         raise ProtocolError("Invalid path: it may not leave the session's folder")
-    if len(name) > _MAX_PATH_CHARS or not all(map(_SAFE_NAME.fullmatch, steps)):
+    if len(name) > _MAX_PATH_CHARS or not all(map(is_safe_name, steps)):
         raise NotFound("Asset not found")
     path = folder.joinpath(*steps)
     if path.suffix not in CONTENT_TYPES or path.resolve() != folder.resolve().joinpath(*steps):

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from omni.recording.layout import JOURNAL
+from omni.recording.layout import JOURNAL, is_safe_name
 
 _PIECE_BYTES = 256 * 2**10
 #: The rest is compressed already, or sound, which deflate hardly makes smaller.
@@ -19,7 +19,8 @@ _EARLIEST = (1980, 1, 1, 0, 0, 0)
 def zip_pieces(folder: Path, name: str) -> Iterator[bytes]:
     """Yield the zip file of *folder*, with its entries below `{name}/`. Blocks on the disk.
 
-    Files that are being written, and the journal of a session that runs, are left out.
+    Left out are files that are being written, the journal of a session that runs, links, and names
+    that unpacking elsewhere could take for a path (`..\\x` on Windows).
     """
     sink = _Sink()
     with zipfile.ZipFile(sink, "w") as archive:
@@ -50,10 +51,10 @@ def _add(archive: zipfile.ZipFile, sink: "_Sink", path: Path, name: str) -> Iter
 def _files(folder: Path) -> list[Path]:
     found = []
     for place, names, files in os.walk(folder):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        for name in sorted(files):
+        names[:] = sorted(filter(is_safe_name, names))
+        for name in sorted(filter(is_safe_name, files)):
             path = Path(place, name)
-            if not name.startswith(".") and name != JOURNAL and not path.is_symlink():
+            if name != JOURNAL and not path.is_symlink():
                 found.append(path)
     return found
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -256,6 +257,22 @@ def test_a_zip_holds_every_file_below_the_sessions_name(tmp_path: Path) -> None:
         assert archive.read("a/meta.json") == (folder / META).read_bytes()
     assert sorted(names) == ["a/meta.json", "a/recording.json", "a/user_audio/000.wav"]
     assert max(map(len, pieces)) < 600_000
+
+
+@pytest.mark.parametrize("name", ["..\\..\\evil.txt", "C:evil.txt", "a\nb.txt", "-rf"])
+def test_no_name_in_a_zip_leads_out_of_where_it_is_unpacked(tmp_path: Path, name: str) -> None:
+    """Zip slip: a recording that came from elsewhere may hold files of any name."""
+    folder = session(tmp_path, "a")
+    (folder / name).write_bytes(b"evil")
+    (folder / "..\\folder").mkdir()
+    (folder / "..\\folder" / "inner.txt").write_bytes(b"evil")
+
+    with zipfile.ZipFile(io.BytesIO(b"".join(zip_pieces(folder, "a")))) as archive:
+        names = [each.orig_filename for each in archive.infolist()]
+
+    safe = re.compile(r"a/([A-Za-z0-9_]+/)?[A-Za-z0-9_]+\.\w+")
+    assert [each for each in names if not safe.fullmatch(each)] == []
+    assert "a/meta.json" in names
 
 
 # --- paths -------------------------------------------------------------------------------------
