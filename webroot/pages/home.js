@@ -2,6 +2,7 @@
 
 import { getDefaults } from "../lib/api.js";
 import { h } from "../ui/h.js";
+import { modeArt } from "../ui/mode-art.js";
 import { showNotice } from "../ui/notice.js";
 import { Orb } from "../ui/orb.js";
 import { enabledPages, enabledTools, startShell, visitor } from "../ui/shell.js";
@@ -65,8 +66,8 @@ function engineCard(defaults) {
 function modeCards(pages) {
   return h("div", { class: "mode-cards" }, ...pages.map(({ route, icon, name, appId }) =>
     h("a", { class: `mode-card mode-${appId}`, attrs: { href: route } },
-      h("span", { class: "mode-icon", icon }),
-      h("h3", { t: name }),
+      h("span", { class: "mode-picture" }, modeArt(appId)),
+      h("h3", { t: name, icon }),
       h("p", { t: `home.${appId}` }),
       h("span", { class: "mode-go", t: "home.open", icon: "arrow" }))));
 }
