@@ -7,7 +7,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from omni.engine.null import NullEngine, Script
 from tests.conftest import RunningOmni, StartOmni
+from tests.fabric import HostedWorker
 from tests.fakes import TIMEOUT_S
 from tests.realtime.client import SPEECH, Client, connected
 
@@ -22,6 +24,36 @@ def server(start_omni: StartOmni) -> Iterator[RunningOmni]:
     )
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="module")
+def slow(start_omni: StartOmni) -> Iterator[RunningOmni]:
+    """A server that says a long answer for minutes: whatever comes, comes in its midst.
+
+    Its own worker is drained, another one is here.
+    """
+    running = start_omni()
+    asyncio.run(drain(running, "worker-0"))
+    worker = HostedWorker(running.fabric, NullEngine(1, Script(delay_s=0.02)), "worker-1")
+    asyncio.run(until_ready(running, "worker-1"))
+    yield running
+    worker.stop()
+    running.stop()
+
+
+async def drain(running: RunningOmni, name: str) -> None:
+    async with running.link() as link:
+        await link.drain(name)
+
+
+async def until_ready(running: RunningOmni, name: str) -> None:
+    async with running.link() as link, asyncio.timeout(TIMEOUT_S):
+        while not [
+            view
+            for view in (await link.status()).workers
+            if (view.name, view.state) == (name, "ready")
+        ]:
+            await asyncio.sleep(0.02)
 
 
 def asking(text: str, **fields: object) -> dict[str, object]:
@@ -142,8 +174,8 @@ async def test_a_turn_waits_in_the_queue_as_streaming(server: RunningOmni) -> No
     assert done["stopped"] is False
 
 
-async def test_stop_ends_the_answer_and_leaves_the_socket(server: RunningOmni) -> None:
-    async with connected(server.address, "/ws/streaming/s") as client:
+async def test_stop_ends_the_answer_and_leaves_the_socket(slow: RunningOmni) -> None:
+    async with connected(slow.address, "/ws/streaming/s") as client:
         await client.send("prefill", **asking(LONG))
         await client.send("generate", generate_audio=False, max_new_tokens=4000)
         await client.until("chunk")
@@ -185,22 +217,22 @@ async def test_stop_without_a_turn_is_nothing(server: RunningOmni) -> None:
     assert kinds == ["prefill_done", "chunk", "done"]
 
 
-async def test_the_route_stops_one_session_or_all(server: RunningOmni) -> None:
-    nobody = await api(server, "POST", "/api/streaming/stop")
-    async with connected(server.address, "/ws/streaming/victim") as client:
+async def test_the_route_stops_one_session_or_all(slow: RunningOmni) -> None:
+    nobody = await api(slow, "POST", "/api/streaming/stop")
+    async with connected(slow.address, "/ws/streaming/victim") as client:
         for body in ({"session_id": "victim"}, {}, None):
             await client.send("prefill", **asking(LONG))
             await client.send("generate", generate_audio=False, max_new_tokens=4000)
             await client.until("chunk")
-            other = await api(server, "POST", "/api/streaming/stop", json={"session_id": "else"})
+            other = await api(slow, "POST", "/api/streaming/stop", json={"session_id": "else"})
             options = {} if body is None else {"json": body}
-            stopped = await api(server, "POST", "/api/streaming/stop", **options)
+            stopped = await api(slow, "POST", "/api/streaming/stop", **options)
             done = await client.until("done")
 
             assert done["stopped"] is True
             assert other == nobody
             assert stopped["success"] is True
-            assert [entry["worker_id"] for entry in stopped["stopped"]] == ["worker_0"]
+            assert [entry["worker_id"] for entry in stopped["stopped"]] == ["worker_1"]
     assert nobody == {"success": False, "message": "No streaming worker found"}
 
 
@@ -229,8 +261,8 @@ async def test_a_wrong_message_is_named_and_ends_nothing(
     assert done["stopped"] is False
 
 
-async def test_a_second_turn_may_not_begin_beside_an_answer(server: RunningOmni) -> None:
-    async with connected(server.address, "/ws/streaming") as client:
+async def test_a_second_turn_may_not_begin_beside_an_answer(slow: RunningOmni) -> None:
+    async with connected(slow.address, "/ws/streaming") as client:
         await client.send("prefill", **asking(LONG))
         await client.send("generate", generate_audio=False, max_new_tokens=4000)
         await client.until("chunk")
@@ -283,15 +315,15 @@ async def test_each_turn_is_recorded_by_itself(server: RunningOmni) -> None:
     assert [turn["output"]["text"] for turn in recording["turns"]] == ["hello"]
 
 
-async def test_a_client_that_leaves_frees_its_slot(server: RunningOmni) -> None:
+async def test_a_client_that_leaves_frees_its_slot(slow: RunningOmni) -> None:
     for message in ("prefill", "generate"):
-        async with connected(server.address, "/ws/streaming") as client:
+        async with connected(slow.address, "/ws/streaming") as client:
             await client.send("prefill", **asking(LONG))
             await client.until("prefill_done")
             if message == "generate":
                 await client.send("generate", generate_audio=False, max_new_tokens=4000)
                 await client.until("chunk")
-        await until_busy(server, 0)
+        await until_busy(slow, 0)
 
 
 async def test_a_disabled_chat_refuses_streaming_too(server: RunningOmni) -> None:
