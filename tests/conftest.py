@@ -24,6 +24,14 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the pocket engine's tests first: they give back what they take.
+
+    What torch loads to compile stays in the process, and would be there beside all of it.
+    """
+    items.sort(key=lambda item: item.path.parent.name != "pocket")
+
+
 @define
 class RunningOmni:
     """An `omni up` of a test. address: `http://127.0.0.1:PORT`. fabric: for `open_link`."""

@@ -53,18 +53,17 @@ Kind = TypeVar("Kind")
 @contextmanager
 def no_leaked_contexts() -> Iterator[None]:
     """Fail when a ZeroMQ context made inside is left open, and close it with all its sockets."""
-    before = {id(item) for item in _open_contexts()}
-    yield
-    left = [item for item in _open_contexts() if id(item) not in before]
+    gc.freeze()  # what is there already: half a million objects, once torch is loaded
+    try:
+        yield
+        # By type: isinstance asks the object itself, and torch's deprecated ones then warn.
+        made = [item for item in gc.get_objects() if issubclass(type(item), zmq.Context)]
+    finally:
+        gc.unfreeze()
+    left = [item for item in made if not item.closed and not item._shadow]
     for context in left:
         context.destroy(linger=0)
     assert not left, "a ZeroMQ context was left open"
-
-
-def _open_contexts() -> "list[zmq.Context[zmq.Socket[bytes]]]":
-    # By type: isinstance asks the object itself, and torch's deprecated ones then warn.
-    found = [item for item in gc.get_objects() if issubclass(type(item), zmq.Context)]
-    return [item for item in found if not item.closed and not item._shadow]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from omni.engine import Close, Slot
 from omni.minicpmo.checkpoint import MiniCpmO, load_checkpoint
 from omni.minicpmo.model.flow_cache import CacheTrim
 from omni.minicpmo.setup import EngineOptions
+from tests.memory import give_back
 from tests.minicpmo.driver import Driver, golden_driver, slots
 from tests.minicpmo.executor import Executor
 from tests.minicpmo.script import Script
@@ -67,6 +68,13 @@ def expected(golden_dir: Path) -> Callable[[str], Golden]:
 def model(checkpoint_dir: Path) -> MiniCpmO:
     """The tiny checkpoint, converted from its bf16 to float32, on the CPU. Nobody changes it."""
     return load_checkpoint(checkpoint_dir, torch.device("cpu"), torch.float32)[0]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory() -> Iterator[None]:
+    """Give back what the engines of one module took."""
+    yield
+    give_back()
 
 
 @pytest.fixture(autouse=True)

@@ -16,29 +16,37 @@ from omni.pocket.lexicon import Lexicon
 from omni.pocket.speaking import Voice
 from omni.pocket.spoken_text import spoken
 from omni.pocket.thinking import Thinking, load_thinking
-from omni.settings import Settings
+from omni.settings import load_settings
+from tests.memory import give_back
 from tests.pocket.driver import Driver
 
 NUM_SEATS = 2
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(autouse=True, scope="package")
+def memory() -> Iterator[None]:
+    """Give back what all of these tests took together."""
+    yield
+    give_back()
+
+
+@pytest.fixture(scope="package")
 def lexicon() -> Lexicon:
     return Lexicon.load(weights.lexicon_files(), weights.letter_to_sound_file())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def voice(lexicon: Lexicon) -> Voice:
     """Speak as the engine does, but a text in the same way every time: tests must not vary."""
     return Voice.load(weights.voice_file(), lexicon, varies=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def hearing() -> Hearing:
     return Hearing.load(weights.hearing_directory())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def thinking() -> Iterator[Thinking]:
     model = load_thinking(weights.thinking_file(), NUM_SEATS, seat_tokens=512)
     yield model
@@ -69,9 +77,9 @@ def word_error_rate(expected: str, heard: str) -> float:
     return 1 - matched / max(1, max(len(words(expected)), len(words(heard))))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine_driver() -> Iterator[Driver]:
-    driver = Driver(PocketEngine(Settings()))
+    driver = Driver(PocketEngine(load_settings(overrides=[f"pocket.max_sessions={NUM_SEATS}"])))
     yield driver
     driver.close()
 
