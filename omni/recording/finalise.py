@@ -12,6 +12,7 @@ import sys
 import wave
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from omni.errors import NotFound, OmniError, ProtocolError
 from omni.process import die_with_parent
 from omni.recording.captions import Cue, as_webvtt, cues_of
 from omni.recording.duplex_files import USUAL_CHUNK_MS, DuplexFiles
-from omni.recording.journal import Began, Diagnosed, Ended, Gap, Opened, Record, read_journal
+from omni.recording.journal import MAGIC, Began, Diagnosed, Ended, Gap, Opened, Record, read_journal
 from omni.recording.layout import (
     DIAGNOSTICS,
     JOURNAL,
@@ -88,11 +89,15 @@ def finalise(folder: Path) -> None:
     """
     journal = folder / JOURNAL
     with _locked(journal):
-        records = read_journal(journal)
+        records = read_journal(journal) if journal.stat().st_size > len(MAGIC) else iter(())
         first = next(records, None)
-        if first is None or not isinstance(first.item, Began):
+        told = _Told()
+        if first is None:  # the process died, or the power went, before it was written
+            began, told.config = _began_by_meta(folder)
+        elif isinstance(first.item, Began):
+            began = first.item
+        else:
             raise ProtocolError("the journal has no beginning")
-        began, told = first.item, _Told()
         for name in SUBFOLDERS:
             (folder / name).mkdir(exist_ok=True)
         is_duplex = began.request_type in _DUPLEX
@@ -110,6 +115,22 @@ def finalise(folder: Path) -> None:
             (folder / DIAGNOSTICS).write_bytes(b"".join(told.diagnostics))
         journal.unlink()
         _write_meta(folder, began, told, size_of(folder))
+
+
+def _began_by_meta(folder: Path) -> tuple[Began, Config]:
+    """Return what meta.json says of a session whose journal says nothing. Raises: ProtocolError."""
+    try:
+        meta = orjson.loads((folder / META).read_bytes())
+        began = Began(
+            recording_id=str(meta["session_id"]),
+            client_id="",
+            request_type=meta["app_type"],
+            worker=int(meta["worker_id"]),
+            started_at=datetime.fromisoformat(meta["created_at"]).timestamp(),
+        )
+        return began, dict(meta["config"])
+    except (ValueError, TypeError, KeyError) as exc:
+        raise ProtocolError(f"neither the journal nor meta.json can be read: {exc!r}") from exc
 
 
 def _recording(began: Began, told: _Told, made: Document) -> Document:

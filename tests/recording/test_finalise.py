@@ -31,6 +31,7 @@ from omni.engine import (
     VadState,
 )
 from omni.errors import NotFound, ProtocolError
+from omni.messages import RequestType
 from omni.recording.finalise import finalise
 from omni.recording.journal import Diagnosed, Gap, Item, Opened
 from omni.recording.layout import JOURNAL, SUBFOLDERS
@@ -285,9 +286,45 @@ def test_nothing_to_finalise_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         finalise(folder)
 
-    (folder / JOURNAL).write_bytes(b"omnijrn1")
-    with pytest.raises(ProtocolError, match="no beginning"):
+
+@pytest.mark.parametrize("size", [0, 3, 8, 20])
+@pytest.mark.parametrize("kind", ["audio_duplex", "chat"])
+def test_a_session_whose_journal_was_never_written_ends_too(
+    tmp_path: Path, kind: RequestType, size: int
+) -> None:
+    """It was tried again every ten minutes for ever, and its session seemed to run."""
+    folder = write_session(tmp_path / "d", kind, [], started_at=1_700_000_000.0)
+    (folder / JOURNAL).write_bytes((folder / JOURNAL).read_bytes()[:size])
+
+    recording = finalised(folder)
+
+    meta = read(folder / "meta.json")
+    assert not (folder / JOURNAL).exists()
+    assert (meta["ended_at"], meta["duration_s"]) == ("2023-11-14T22:13:20+00:00", 0.0)
+    assert recording["complete"] is False and recording["session_id"] == "d"
+    assert recording["turns" if kind == "chat" else "chunks"] == []
+
+
+@pytest.mark.parametrize("meta", [b"", b"{", b"[]", b"{}", b'{"session_id": "d"}'])
+def test_a_session_of_which_nothing_can_be_read_is_kept(tmp_path: Path, meta: bytes) -> None:
+    folder = write_session(tmp_path / "d", "chat", [])
+    (folder / JOURNAL).write_bytes(b"")
+    (folder / "meta.json").write_bytes(meta)
+
+    with pytest.raises(ProtocolError, match="neither the journal nor meta.json"):
         finalise(folder)
+
+    assert (folder / JOURNAL).exists()
+
+
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path) -> None:
+    folder = write_session(tmp_path / "d", "chat", [])
+    (folder / JOURNAL).write_bytes(b"omnijrn9" + bytes(100))
+
+    with pytest.raises(ProtocolError, match="not a journal"):
+        finalise(folder)
+
+    assert (folder / JOURNAL).exists()
 
 
 def test_a_session_without_chunks_has_no_replay(tmp_path: Path) -> None:
