@@ -17,10 +17,13 @@ from omni.engine import (
     ReplyChunk,
     SessionEvent,
     StopAnswer,
+    Tool,
+    ToolCall,
     UserTranscript,
 )
 from omni.errors import CapacityError, OmniError, QueueFull, WorkerLost, error_from_code
 from omni.link import LinkedSession
+from omni.openai.tools import in_words
 from omni.realtime.chat_session import misfit
 from omni.realtime.openai.call_record import CallRecord
 from omni.realtime.openai.conversation import history, messages_of
@@ -40,6 +43,7 @@ _MAX_NEW_TOKENS = 1024
 _ATTEMPTS = 2
 _ENDINGS: Mapping[str, tuple[Ending, str | None]] = {
     "stop": ("completed", None),
+    "tool_calls": ("completed", None),
     "length": ("incomplete", "max_output_tokens"),
     "cancelled": ("cancelled", "client_cancelled"),
 }
@@ -54,7 +58,8 @@ class Answer:
     """One answer on its way.
 
     items: what it answers. prompt: what is asked where the last word is not the user's. heard: the
-    item that the user spoke last, if that is what is answered. released: set once its events may
+    item that the user spoke last, if that is what is answered. tools: functions that may be called.
+    released: set once its events may
     be told; it may be made ahead, before the user's turn is certainly over.
     """
 
@@ -63,6 +68,7 @@ class Answer:
     instructions: str
     prompt: str = ""
     heard: Message | None = None
+    tools: tuple[Tool, ...] = ()
     released: asyncio.Event = field(factory=asyncio.Event)
     linked: LinkedSession | None = field(default=None, init=False)
     task: asyncio.Task[None] | None = field(default=None, init=False)
@@ -74,13 +80,15 @@ class Answer:
     ) -> ChatRequest:
         """Return what an engine that can do this is asked."""
         told = history(self.items, max_history_s, prefers_words=capabilities.transcribes)
-        return ChatRequest(
+        request = ChatRequest(
             messages=messages_of(told, self.instructions, self.prompt, capabilities.vision),
             max_new_tokens=self.response.max_output_tokens or _MAX_NEW_TOKENS,
             speak=self.response.modality == "audio",
             voice=voice,
             max_slice_nums=2 if any(p.detail == "high" for p in self._pictures()) else 1,
+            tools=self.tools,
         )
+        return request if capabilities.calls_tools else in_words(request)
 
     @property
     def has_pictures(self) -> bool:
@@ -208,7 +216,7 @@ class Answers:
             try:
                 return await self._ask_once(answer)
             except WorkerLost:
-                if attempt == _ATTEMPTS or answer.response.item is not None:
+                if attempt == _ATTEMPTS or answer.response.has_output:
                     raise
                 answer.linked = None
                 log.warning("answer %s lost its worker: asking another", answer.response.id)
@@ -242,6 +250,8 @@ class Answers:
                     await self.owner.transcribed(answer.heard, text)
             case ReplyChunk(text=text, pcm=pcm):
                 await self.owner.tell(response.said(text, pcm))
+            case ToolCall():
+                await self.owner.tell(response.called(event))
             case ChatDone():
                 await self._done(answer, event)
             case Failed(code=code, message=message):

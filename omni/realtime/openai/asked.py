@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from omni.realtime.openai.answers import Answer
 from omni.realtime.openai.client_events import CreateResponse
-from omni.realtime.openai.config import SessionConfig
+from omni.realtime.openai.config import SessionConfig, functions
 from omni.realtime.openai.conversation import Conversation, heard_last
 from omni.realtime.openai.items import Item
 from omni.realtime.openai.response import Response
@@ -36,6 +36,10 @@ def answer_to(
         instructions=config.instructions if event.instructions is None else event.instructions,
         prompt=event.instructions or "",
         heard=heard_last(items),
+        tools=functions(
+            config.tools if event.tools is None else event.tools,
+            event.tool_choice or config.tool_choice,
+        ),
     )
 
 

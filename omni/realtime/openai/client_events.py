@@ -7,6 +7,7 @@ from attrs import frozen
 from omni.engine import Buffer
 from omni.errors import ProtocolError
 from omni.openai.errors import Refusal
+from omni.openai.tools import Choice, read_choice
 from omni.realtime.binary_sound import SoundReader
 from omni.realtime.fields import FieldError, Fields, read_object
 from omni.realtime.media import decode_base64
@@ -15,10 +16,10 @@ from omni.realtime.openai.config import (
     FormatName,
     Modality,
     SessionConfig,
+    given_tools,
     max_tokens,
     modality,
     sound_format,
-    tool_choice,
     updated,
     voice_name,
 )
@@ -107,6 +108,8 @@ class CreateResponse:
     in_conversation: bool = True
     input: tuple[Item | str, ...] | None = None
     metadata: Mapping[str, object] | None = None
+    tools: tuple[Mapping[str, object], ...] | None = None
+    tool_choice: Choice | None = None
 
 
 @frozen(kw_only=True)
@@ -211,7 +214,6 @@ def _truncate(fields: Fields, config: SessionConfig) -> TruncateItem:
 def _create_response(fields: Fields, config: SessionConfig) -> CreateResponse:
     given = fields.section("response")
     output = given.section("audio").section("output")
-    tool_choice(given, "auto")
     flat = modality(given, "modalities", config.output_modality)
     return CreateResponse(
         instructions=given.text("instructions") if given.has("instructions") else None,
@@ -222,6 +224,8 @@ def _create_response(fields: Fields, config: SessionConfig) -> CreateResponse:
         in_conversation=given.text("conversation", "auto", MAX_NAME_CHARS) != "none",
         input=_read_input(given, config) if given.has("input") else None,
         metadata=_metadata(given),
+        tools=given_tools(given, ()) if given.has("tools") else None,
+        tool_choice=read_choice(given) if given.has("tool_choice") else None,
     )
 
 

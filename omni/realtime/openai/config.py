@@ -5,7 +5,8 @@ from typing import Literal
 
 from attrs import evolve, frozen
 
-from omni.openai.errors import Refusal
+from omni.engine import Tool
+from omni.openai.tools import Choice, read_choice, read_tools
 from omni.realtime.binary_sound import SoundForm, sound_form
 from omni.realtime.fields import Fields
 
@@ -32,7 +33,6 @@ SILENCE_OF_EAGERNESS_MS: Mapping[Eagerness, int] = {
     "auto": 700,
 }
 MAX_TOKENS = 4096
-MAX_TOOLS = 128
 MAX_NAME_CHARS = 256
 MAX_LANGUAGES = 64
 
@@ -87,7 +87,7 @@ class SessionConfig:
     speed: float = 1.0
     temperature: float | None = None
     tools: tuple[Mapping[str, object], ...] = ()
-    tool_choice: str = "auto"
+    tool_choice: Choice = "auto"
     max_output_tokens: int | None = None
     sound: SoundForm = "base64"
 
@@ -117,8 +117,8 @@ def updated(config: SessionConfig, session: Fields) -> SessionConfig:
         config,
         instructions=session.text("instructions", config.instructions),
         output_modality=modality(session, "output_modalities", config.output_modality),
-        tools=tools(session, config.tools),
-        tool_choice=tool_choice(session, config.tool_choice),
+        tools=given_tools(session, config.tools),
+        tool_choice=read_choice(session, config.tool_choice),
         max_output_tokens=max_tokens(session, "max_output_tokens", config.max_output_tokens),
         sound=sound_form(session) if session.has("sound") else config.sound,
     )
@@ -141,29 +141,19 @@ def max_tokens(fields: Fields, name: str, default: int | None) -> int | None:
     return fields.whole(name, 1, 1, MAX_TOKENS) if fields.has(name) else default
 
 
-def tools(
+def given_tools(
     fields: Fields, default: tuple[Mapping[str, object], ...]
 ) -> tuple[Mapping[str, object], ...]:
-    """Return the tools, as they were given."""
+    """Return the functions under `tools`, which can be read, as they were given."""
     if not fields.has("tools"):
         return default
-    given = tuple(fields.objects("tools", MAX_TOOLS))
-    for tool in given:
-        tool.text("name", max_chars=MAX_NAME_CHARS)
-    return tuple(tool.values for tool in given)
+    most = len(read_tools(fields, is_nested=False))
+    return tuple(tool.values for tool in fields.objects("tools", most))
 
 
-def tool_choice(fields: Fields, default: str) -> str:
-    """Return `auto` or `none`. Raises: Refusal for a choice that no engine here can keep."""
-    choice = fields.values.get("tool_choice")
-    if choice is None:
-        return default
-    if choice in ("auto", "none"):
-        return str(choice)
-    if choice == "required" or isinstance(choice, Mapping):
-        problem = "the engine calls no functions, so none can be required: auto or none is expected"
-        raise Refusal((*fields.loc, "tool_choice"), problem, "unsupported_value")
-    raise fields.wrong("tool_choice", "auto, none, required or an object is expected")
+def functions(given: tuple[Mapping[str, object], ...], choice: Choice) -> tuple[Tool, ...]:
+    """Return what an engine is told of functions that were *given*."""
+    return read_tools(Fields({"tools": list(given)}), is_nested=False) if choice == "auto" else ()
 
 
 def voice_name(output: Fields, default: str) -> str:

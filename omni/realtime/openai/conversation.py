@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
-from omni.engine import ChatMessage, Part
+from omni.engine import ChatMessage, Part, ToolCall
 from omni.openai.errors import Refusal
 from omni.realtime.content import BEGIN, GO_ON
 from omni.realtime.openai.events import new_id
@@ -15,7 +15,6 @@ from omni.realtime.openai.items import (
     Item,
     Message,
     Picture,
-    Role,
     Spoken,
     Text,
     UserSound,
@@ -135,17 +134,18 @@ def history(items: Sequence[Item], max_s: float, prefers_words: bool) -> History
     in words where somebody wrote it down, else it ends the history. prefers_words: so is all that
     was written down, for engines that would only write it down again.
     """
-    left_s, heard = max_s, set[str]()
+    left_s, heard, is_newest = max_s, set[str](), True
     for index in range(len(items) - 1, -1, -1):
         sounds = _sounds_of(items[index])
         is_written = all(sound.transcript is not None for sound in sounds)
         if not sounds or (is_written and prefers_words):
             continue
         left_s -= sum(sound.duration_s for sound in sounds)
-        if left_s >= 0 or index == len(items) - 1:
+        if left_s >= 0 or is_newest:
             heard.add(items[index].id)
         elif not is_written:
             return History(items[index + 1 :], frozenset(heard))
+        is_newest = False
     return History(items, frozenset(heard))
 
 
@@ -158,20 +158,24 @@ def messages_of(
     pictures. A message holds one recording: of the last one engines say what they heard in it.
     """
     system = [instructions] if instructions else []
-    turns: list[tuple[Role, list[Part]]] = []
+    turns: list[ChatMessage] = []
     for item in told.items:
-        role, parts = _parts_of(item, item.id in told.heard)
-        parts = [part for part in parts if sees or part.kind != "image"]
-        if role == "system":
-            system += [part.text for part in parts]
-        elif turns and turns[-1][0] == role and _num_sounds(turns[-1][1] + parts) < 2:
-            turns[-1][1].extend(parts)
-        elif parts:
-            turns.append((role, parts))
-    if not turns or turns[-1][0] != "user":
-        turns.append(("user", [_said(prompt or (GO_ON if turns else BEGIN))]))
+        message = _message_of(item, item.id in told.heard, sees)
+        if message.role == "system":
+            system += [part.text for part in message.parts]
+        elif turns and _belongs(turns[-1], message):
+            turns[-1] = evolve(
+                turns[-1],
+                parts=turns[-1].parts + message.parts,
+                tool_calls=turns[-1].tool_calls + message.tool_calls,
+            )
+        elif message.parts or message.tool_calls or message.role == "tool":
+            turns.append(message)
+    if not turns or turns[-1].role == "assistant":
+        asked = _said(prompt or (GO_ON if turns else BEGIN))
+        turns.append(ChatMessage(role="user", parts=(asked,)))
     head = [ChatMessage(role="system", parts=(_said("\n\n".join(system)),))] if system else []
-    return (*head, *(ChatMessage(role=role, parts=tuple(parts)) for role, parts in turns))
+    return (*head, *turns)
 
 
 def _sounds_of(item: Item) -> list[UserSound]:
@@ -180,15 +184,27 @@ def _sounds_of(item: Item) -> list[UserSound]:
     return [part for part in item.content if isinstance(part, UserSound)]
 
 
-def _parts_of(item: Item, is_heard: bool) -> tuple[Role, list[Part]]:
+def _message_of(item: Item, is_heard: bool, sees: bool) -> ChatMessage:
     match item:
         case Message():
-            parts = [_part_of(content, is_heard) for content in item.content]
-            return item.role, [part for part in parts if part is not None]
+            given = (_part_of(content, is_heard) for content in item.content)
+            parts = tuple(p for p in given if p is not None and (sees or p.kind != "image"))
+            return ChatMessage(role=item.role, parts=parts)
         case FunctionCall():
-            return "assistant", [_said(f"(called {item.name} with {item.arguments})")]
+            call = ToolCall(id=item.call_id, name=item.name, arguments=item.arguments)
+            return ChatMessage(role="assistant", parts=(), tool_calls=(call,))
         case FunctionCallOutput():
-            return "user", [_said(f"(result of the call {item.call_id}: {item.output})")]
+            parts = (_said(item.output),) if item.output else ()
+            return ChatMessage(role="tool", parts=parts, tool_call_id=item.call_id)
+
+
+def _belongs(before: ChatMessage, after: ChatMessage) -> bool:
+    """Say whether two messages are one: words stand in front of calls, sounds alone."""
+    if before.role != after.role or after.role == "tool":
+        return False
+    if before.tool_calls and after.parts:
+        return False
+    return _num_sounds(before.parts + after.parts) < 2
 
 
 def _part_of(content: Content, is_heard: bool) -> Part | None:

@@ -8,13 +8,13 @@ import pybase64
 from attrs import define, evolve, field, frozen
 
 from omni.audio import OUTPUT_HZ, Waveform
-from omni.engine import ChatDone
+from omni.engine import ChatDone, ToolCall
 from omni.realtime.binary_sound import SoundForm, SoundWriter
 from omni.realtime.openai.config import FormatName, Modality
 from omni.realtime.openai.conversation import Conversation
 from omni.realtime.openai.events import ServerEvent, new_id
 from omni.realtime.openai.formats import Encoder
-from omni.realtime.openai.items import Item, Message, Spoken, Text
+from omni.realtime.openai.items import FunctionCall, Item, Message, Spoken, Text
 from omni.realtime.openai.shown_config import format_object
 from omni.realtime.openai.shown_items import shown_item
 
@@ -69,9 +69,10 @@ class Usage:
 
 @define(eq=False, kw_only=True)
 class Response:
-    """One answer. conversation: where its item goes; None for an answer out of band.
+    """One answer. conversation: where its items go; None for an answer out of band.
 
-    input_tokens: of the prompt, once the engine has counted them.
+    item: its words; there may be none where it calls functions. input_tokens: of the prompt, once
+    the engine has counted them.
     """
 
     modality: Modality
@@ -83,6 +84,7 @@ class Response:
     sound: SoundForm = "base64"
     id: str = field(factory=lambda: new_id("resp"), init=False)
     item: Message | None = field(default=None, init=False)
+    _output: list[Item] = field(factory=list, init=False)
     is_over: bool = field(default=False, init=False)
     input_tokens: int = field(default=0, init=False)
     _status: str = field(default="in_progress", init=False)
@@ -99,6 +101,11 @@ class Response:
     @_writer.default
     def _make_writer(self) -> SoundWriter:
         return SoundWriter(self.sound)
+
+    @property
+    def has_output(self) -> bool:
+        """True once it said or called something."""
+        return bool(self._output)
 
     @property
     def text(self) -> str:
@@ -123,6 +130,22 @@ class Response:
         events += self._deltas("output_audio_transcript", text)
         return events + self._sound(np.frombuffer(pcm, "<f4"))
 
+    def called(self, call: ToolCall) -> list[ServerEvent]:
+        """Return the events of a call of a function: an item of its own, begun and complete."""
+        item = FunctionCall(
+            id=new_id("item"), call_id=call.id, name=call.name, arguments="", status="in_progress"
+        )
+        events = self._add_item(item)
+        item.arguments, item.status = call.arguments, "completed"
+        about = {"item_id": item.id, "call_id": call.id}
+        kind, text = "response.function_call_arguments", call.arguments
+        return [
+            *events,
+            self._of_item(f"{kind}.delta", item, **about, delta=text),
+            self._of_item(f"{kind}.done", item, **about, name=call.name, arguments=text),
+            *self._item_done(item),
+        ]
+
     def finish(
         self,
         status: Ending,
@@ -138,7 +161,7 @@ class Response:
             self._status_details = {name: value for name, value in details.items() if value}
         self._usage = usage or self._estimate()
         events = []
-        if status == "completed" and self.item is None:
+        if status == "completed" and not self._output:
             events += self._begin()
         if self.item is not None:
             self.item.status = "completed" if status == "completed" else "incomplete"
@@ -153,24 +176,32 @@ class Response:
         return part
 
     def _begin(self) -> list[ServerEvent]:
-        """Add the item, empty as yet, to answer and conversation."""
+        """Add the item of the words, empty as yet."""
         item = Message(id=new_id("item"), role="assistant", content=[], status="in_progress")
         self.item = item
-        empty = shown_item(item)
-        events = [self._of_item("response.output_item.added", item=empty)]
+        events = self._add_item(item)
         item.content.append(Text("") if self.modality == "text" else Spoken())
+        return [*events, self._of_part("response.content_part.added", part=self._shown_part())]
+
+    def _add_item(self, item: Item) -> list[ServerEvent]:
+        """Add *item* to answer and conversation."""
+        self._output.append(item)
+        begun = shown_item(item)
+        events = [self._of_item("response.output_item.added", item, item=begun)]
         if self.conversation is not None:
             previous, gone = self.conversation.add(item)
             added = ServerEvent.of(
-                "conversation.item.added", previous_item_id=previous, item=empty
+                "conversation.item.added", previous_item_id=previous, item=begun
             )
             events += [added, *deleted(gone)]
-        return [*events, self._of_part("response.content_part.added", part=self._shown_part())]
+        return events
 
     def _end_item(self, item: Message) -> list[ServerEvent]:
+        return [*self._end_part(), *self._item_done(item)]
+
+    def _item_done(self, item: Item) -> list[ServerEvent]:
         shown = shown_item(item)
-        events = self._end_part()
-        events.append(self._of_item("response.output_item.done", item=shown))
+        events = [self._of_item("response.output_item.done", item, item=shown)]
         if self.conversation is not None:
             previous = self.conversation.before(item)
             events.append(
@@ -208,12 +239,13 @@ class Response:
         if delta:
             yield self._of_part(f"response.{kind}.delta", delta=delta)
 
-    def _of_item(self, kind: str, **fields: object) -> ServerEvent:
-        return ServerEvent.of(kind, response_id=self.id, output_index=0, **fields)
+    def _of_item(self, kind: str, about: Item, /, **fields: object) -> ServerEvent:
+        place = self._output.index(about)
+        return ServerEvent.of(kind, response_id=self.id, output_index=place, **fields)
 
     def _of_part(self, kind: str, **fields: object) -> ServerEvent:
         assert self.item is not None
-        return self._of_item(kind, item_id=self.item.id, content_index=0, **fields)
+        return self._of_item(kind, self.item, item_id=self.item.id, content_index=0, **fields)
 
     def _shown_part(self) -> dict[str, object]:
         if self.modality == "text":
@@ -221,7 +253,9 @@ class Response:
         return {"type": "audio", "transcript": self._said}
 
     def _estimate(self) -> Usage:
-        num_tokens = -(-len(self._said) // _CHARS_A_TOKEN)
+        calls = [item for item in self._output if isinstance(item, FunctionCall)]
+        num_chars = len(self._said) + sum(len(call.arguments) for call in calls)
+        num_tokens = -(-num_chars // _CHARS_A_TOKEN)
         return Usage(input_tokens=self.input_tokens, text_tokens=num_tokens)
 
     def _shown(self) -> dict[str, object]:
@@ -231,7 +265,7 @@ class Response:
             "object": "realtime.response",
             "status": self._status,
             "status_details": self._status_details,
-            "output": [] if self.item is None else [shown_item(self.item)],
+            "output": [shown_item(item) for item in self._output],
             "conversation_id": self.conversation.id if self.conversation else None,
             "output_modalities": [self.modality],
             "max_output_tokens": self.max_output_tokens or "inf",

@@ -92,6 +92,7 @@ class RealtimeSession:
     _ahead: _Ahead | None = field(default=None, init=False)
     _is_answer_due: bool = field(default=False, init=False)
     _was_told_blind: bool = field(default=False, init=False)
+    _was_told_toolless: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         settings = self.settings
@@ -388,12 +389,16 @@ class RealtimeSession:
     # --- from the answers ---
 
     async def met(self, answer: Answer, capabilities: Capabilities) -> None:
-        """Note what the engine can do, and say once if it cannot see."""
+        """Note what the engine can do, and say once if it cannot see, or calls no functions."""
         self.capabilities = capabilities
         if answer.has_pictures and not capabilities.vision and not self._was_told_blind:
             self._was_told_blind = True
             problem = f"the engine {capabilities.engine} takes no pictures: they are left out"
             await self.tell([error_event(Refusal((), problem, "images_not_supported"))])
+        if answer.tools and not capabilities.calls_tools and not self._was_told_toolless:
+            self._was_told_toolless = True
+            problem = f"the engine {capabilities.engine} calls no functions: it is told of none"
+            await self.tell([error_event(Refusal((), problem, "tools_not_supported"))])
 
     async def transcribed(self, item: Message, text: str) -> None:
         """Tell what the engine heard in *item*."""

@@ -273,16 +273,44 @@ def test_an_engine_is_always_asked_something(
     assert texts(told(items, prompt=prompt))[-1] == ("user", [asked])
 
 
-def test_function_results_are_told_by_the_user() -> None:
-    items = [
-        FunctionCall(id="a", call_id="call_1", name="weather", arguments="{}"),
-        FunctionCallOutput(id="b", call_id="call_1", output="sunny"),
-    ]
+def called(call_id: str) -> FunctionCall:
+    return FunctionCall(id=f"i_{call_id}", call_id=call_id, name="weather", arguments="{}")
 
-    (call, result) = told(items)
 
-    assert call.role == "assistant" and "weather" in call.parts[0].text
-    assert result.role == "user" and "sunny" in result.parts[0].text
+def result(call_id: str, output: str = "sunny") -> FunctionCallOutput:
+    return FunctionCallOutput(id=f"o_{call_id}", call_id=call_id, output=output)
+
+
+def test_calls_stand_behind_the_words_of_their_answer_and_results_behind_them() -> None:
+    items = [answer("a", ("one moment", 1.0)), called("c1"), called("c2"), result("c2")]
+
+    (message, given) = told([*items, result("c1", "")])[:2]
+
+    assert [part.text for part in message.parts] == ["one moment"]
+    assert [call.id for call in message.tool_calls] == ["c1", "c2"]
+    assert (given.role, given.tool_call_id, given.parts[0].text) == ("tool", "c2", "sunny")
+
+
+def test_a_result_without_words_is_one_nevertheless() -> None:
+    (*_, given) = told([called("c1"), result("c1", "")])
+
+    assert (given.role, given.parts) == ("tool", ())
+
+
+def test_words_behind_a_call_are_another_message() -> None:
+    """In one they would stand before it, as the model never wrote them."""
+    before, behind, _ = told([called("c1"), answer("a", ("then", 1.0))])
+
+    assert before.tool_calls and not behind.tool_calls
+
+
+def test_who_asked_by_voice_is_heard_until_the_function_has_answered() -> None:
+    items = [spoken("a", 200), called("c1"), result("c1")]
+
+    messages = messages_of(history(items, 120.0, prefers_words=False), "", "", sees=True)
+
+    assert [message.role for message in messages] == ["user", "assistant", "tool"]
+    assert messages[0].parts[0].kind == "audio"
 
 
 def test_an_engine_that_hears_is_given_the_sound_again() -> None:

@@ -451,41 +451,6 @@ async def test_a_picture_is_part_of_a_message(address: str) -> None:
     assert response["output"][0]["content"][0]["text"] == "seen"
 
 
-async def test_function_results_are_context(address: str) -> None:
-    output = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
-    call = {
-        "type": "function_call",
-        "call_id": "call_1",
-        "name": "weather",
-        "arguments": "{}",
-    }
-    async with talking(address) as talk:
-        await talk.write("How is the weather?")
-        for item in (call, output):
-            await talk.send("conversation.item.create", item=item)
-            await talk.expect(*ITEM_EVENTS)
-        await talk.send("response.create", response={"output_modalities": TEXT})
-        response = await talk.done()
-
-    assert "sunny" in response["output"][0]["content"][0]["text"]
-
-
-async def test_tools_are_kept_and_a_required_one_is_refused(address: str) -> None:
-    tool = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
-    async with talking(address) as talk:
-        session = await talk.update(tools=[tool])
-        asked = {"type": "realtime", "tool_choice": "required"}
-        error = await talk.refused("session.update", session=asked)
-        named = {"tool_choice": {"type": "function", "name": "weather"}}
-        other = await talk.refused("response.create", response=named)
-        response = await talk.ask("one")
-
-    assert session["tools"] == [tool]
-    assert error["code"] == other["code"] == "unsupported_value"
-    assert error["param"] == "session.tool_choice"
-    assert response["status"] == "completed"
-
-
 # --- what is wrong ---
 
 
