@@ -1,7 +1,8 @@
 """Calls of functions in what the model writes: told from its text, token by token.
 
-A call is `<tool_call>`, a JSON object with name and arguments, `</tool_call>`; blank space round it
-belongs to it. Source: the checkpoint's chat template, which is Qwen3's.
+A call is `<tool_call>`, a JSON object with name and arguments, `</tool_call>`; blank space beside
+it belongs to it, but for what parts the words before it from those behind it. Source: the
+checkpoint's chat template, which is Qwen3's.
 """
 
 import json
@@ -19,7 +20,7 @@ MAX_NAME_CHARS = 64
 
 @define(eq=False)
 class ToolCalls:
-    """Takes the tokens of calls out of an answer, and the blank space round them.
+    """Takes the tokens of calls out of an answer, and the blank space beside them.
 
     What stands in the marks and is no call comes back as text, with its marks: nothing is lost. As
     long as a call can be, an answer can be: its number of tokens is the bound.
@@ -32,6 +33,7 @@ class ToolCalls:
     _inside: list[int] | None = field(default=None, init=False)
     _blank: str = field(default="", init=False)
     _is_behind: bool = field(default=False, init=False)
+    _has_shown: bool = field(default=False, init=False)
 
     def take(self, token: int) -> ToolCall | str | None:
         """Take the next token of the answer; None: it is text, to be given to `text`.
@@ -55,11 +57,13 @@ class ToolCalls:
     def text(self, text: str) -> str:
         """Return what may be shown of a piece of text: blank space waits, a call may follow."""
         whole = self._blank + text
-        if self._is_behind:
-            whole = whole.lstrip()
         shown = whole.rstrip()
         self._blank = whole[len(shown) :]
-        self._is_behind = self._is_behind and not shown
+        if not shown:
+            return ""
+        if self._is_behind and not self._has_shown:
+            shown = shown.lstrip()
+        self._is_behind, self._has_shown = False, True
         return shown
 
     def finish(self) -> ToolCall | str:
@@ -68,17 +72,17 @@ class ToolCalls:
         if isinstance(ended, ToolCall):
             return ended
         blank, self._blank = self._blank, ""
-        return blank + ended
+        return "" if self._is_behind else ended + blank
 
     def _end(self, is_closed: bool) -> ToolCall | str:
         if self._inside is None:
             return ""
         written, self._inside = self.tokenizer.decode(self._inside), None
+        self.has_words = False
         call = read_call(written)
-        blank, self._blank = self._blank, ""
-        self._is_behind, self.has_words = call is not None, False
         if call is None:
-            return f"{blank}<tool_call>{written}{'</tool_call>' if is_closed else ''}"
+            return self.text(f"<tool_call>{written}{'</tool_call>' if is_closed else ''}")
+        self._is_behind = True
         self.num_calls += 1
         return call
 

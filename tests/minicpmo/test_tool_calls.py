@@ -67,6 +67,13 @@ def test_several_calls_leave_in_order_with_the_words_between_them(tokenizer: Tok
         "And now",
         ("clock", "{}"),
     ]
+    assert said(tokenizer, f"One\n{text}.")[3] == "\n\n\n\nAnd now"
+
+
+def test_a_call_parts_the_words_as_the_model_parted_them(tokenizer: Tokenizer) -> None:
+    parted = said(tokenizer, f" one <tool_call>{CLOCK}</tool_call> two\n")
+
+    assert [piece for piece in parted if isinstance(piece, str)] == [" one", "  two\n"]
 
 
 @pytest.mark.parametrize(
@@ -121,9 +128,8 @@ def test_a_call_that_ends_with_the_answer_is_a_call(tokenizer: Tokenizer) -> Non
 
 
 def test_a_call_that_was_cut_off_is_text(tokenizer: Tokenizer) -> None:
-    cut = '<tool_call>\n{"name": "clo'
-
-    assert said(tokenizer, f"One moment. {cut}") == [f"One moment. {cut}"]
+    for cut in ('<tool_call>\n{"name": "clo', "<tool_call>\n", f"<tool_call>{CLOCK} and \n"):
+        assert said(tokenizer, f"One moment. {cut}") == [f"One moment. {cut}"]
 
 
 def test_a_call_within_an_open_one_ends_it(tokenizer: Tokenizer) -> None:
