@@ -16,6 +16,7 @@ from omni.routes.describe import (
 )
 
 _BASE64 = said(TEXT, "base64, standard alphabet with padding")
+_FILE = {**_BASE64, "minLength": 4}
 
 
 def _part(kind: str, needed: dict[str, Schema], free: dict[str, Schema] | None = None) -> Schema:
@@ -26,13 +27,13 @@ def _part(kind: str, needed: dict[str, Schema], free: dict[str, Schema] | None =
 PART: Schema = {
     "anyOf": [
         _part("text", {"text": TEXT}),
-        _part("image", {"data": _BASE64}),
+        _part("image", {"data": _FILE}),
         _part(
             "audio",
             {"data": said(_BASE64, "float32 mono, or a WAV file")},
             {"sample_rate": between(WHOLE, 1000, MAX_RATE_HZ)},
         ),
-        _part("video", {"data": _BASE64}, {"stack_frames": between(WHOLE, 1, 64)}),
+        _part("video", {"data": _FILE}, {"stack_frames": between(WHOLE, 1, 64)}),
     ]
 }
 MESSAGE = record(

@@ -31,7 +31,8 @@ _HELP = (
     "know none of them. With `stream`, server-sent events. See docs/openai.md."
 )
 _BODY = record(
-    {"messages": list_of(AN_OBJECT), "model": TEXT, "stream": FLAG}, optional=["model", "stream"]
+    {"messages": {**list_of(AN_OBJECT), "minItems": 1}, "model": TEXT, "stream": FLAG},
+    optional=["model", "stream"],
 )
 
 

@@ -21,7 +21,7 @@ _BODY = record(
     {
         "input": {**TEXT, "minLength": 1, "maxLength": MAX_INPUT_CHARS},
         "model": TEXT,
-        "voice": {},
+        "voice": {"anyOf": [TEXT, record({"id": TEXT})]},
         "instructions": TEXT,
         "response_format": one_of(*SPEECH_FORMATS),
         "speed": between(NUMBER, 0.25, 4.0),

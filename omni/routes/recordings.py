@@ -30,6 +30,7 @@ from omni.routes.pages import WEBROOT
 TAG = "Sessions"
 DEFAULT_LIMIT = 1000
 MAX_LIMIT = 10_000
+MAX_WHOLE = 999_999_999
 #: Sessions whose files are looked through for their size while the list is waited for; a start
 #: measures those that are there. 0.4 ms each, at 40 files, on two busy cores.
 _MAX_MEASURED = 32
@@ -55,8 +56,12 @@ _ENTRY = record(
     tag=TAG,
     help="Newest first, those that run included. `/sessions` is the older name of the same.",
     params=[
-        Param(name="limit", schema=between(WHOLE, 0, MAX_LIMIT), help=f"default {DEFAULT_LIMIT}"),
-        Param(name="offset", schema=between(WHOLE, 0), help="default 0"),
+        Param(
+            name="limit",
+            schema=between(WHOLE, 0, MAX_WHOLE),
+            help=f"default {DEFAULT_LIMIT}; more than {MAX_LIMIT} are never shown",
+        ),
+        Param(name="offset", schema=between(WHOLE, 0, MAX_WHOLE), help="default 0"),
     ],
     reply=record({"total": WHOLE, "sessions": list_of(_ENTRY)}),
     errors=(400,),
@@ -112,7 +117,7 @@ async def delete_session(request: web.Request) -> web.Response:
 async def post_comment(request: web.Request) -> web.Response:
     """Keep a comment."""
     fields = await read_fields(request)
-    text = fields.values.get("comment", "")
+    text = fields.values.get("comment")
     if not isinstance(text, str):
         raise ProtocolError("comment must be a text")
     session_id = request.match_info["session_id"]
@@ -169,6 +174,6 @@ def _whole(request: web.Request, name: str, default: int) -> int:
     text = request.query.get(name, "")
     if not text:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_WHOLE))):
         raise ProtocolError(f"{name}: a whole number from 0 on is expected")
     return int(text)

@@ -122,7 +122,7 @@ async def chat(request: web.Request) -> web.StreamResponse:
     "Cut the answer of a half-duplex session",
     tag="Conversation",
     help="Its turn ends with the text so far.",
-    body=record({"session_id": TEXT}),
+    body=record({"session_id": TEXT}, optional=["session_id"]),
     reply=record({"success": FLAG, "message": TEXT}),
 )
 async def stop_half_duplex(request: web.Request) -> web.Response:

@@ -67,7 +67,7 @@ async def get_voices(request: web.Request) -> web.Response:
     body=record(
         {
             "name": said({**TEXT, "maxLength": MAX_NAME_CHARS}, "default: the voice's id"),
-            "audio_base64": said(TEXT, "the file, as base64"),
+            "audio_base64": said({**TEXT, "minLength": 4}, "the file, as base64"),
         },
         optional=["name"],
     ),

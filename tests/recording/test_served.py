@@ -351,6 +351,8 @@ async def test_comments(http: aiohttp.ClientSession, call: str) -> None:
     assert await post(json={"comment": "x" * 2001}) == 413
     assert await post(json={"comment": 5}) == 400
     assert await post(data=b"no json") == 400
+    assert await post(json={}) == 400  # it had deleted the comment
+    assert (await get(http, url))[1].decode() == '{"comment":"很好"}'
     assert await post(json={"comment": ""}) == 200
     assert await get(http, url) == (200, b'{"comment":""}')
 
