@@ -9,12 +9,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +25,8 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "omni-installed.json"
 #: Packages are fetched here first, which may be broken off at any time and done again.
 WHEELS = ROOT / ".venv" / "wheels"
+#: All that pip said in the last set-up.
+LOG = ROOT / ".venv" / "setup.log"
 #: Stands while pip changes the environment; one that was left half-way is made anew.
 UNFINISHED = VENV / "omni-unfinished"
 OLDEST_PYTHON = (3, 11)
@@ -31,6 +34,19 @@ NO_DEPS = "-no-deps"
 
 #: Disk needed by each extra when installed, in MiB; measured with `du` on Linux x86-64.
 SIZE_MB = {"base": 250, "pocket": 600, "gpu": 9000, "test": 250, "test-cpu": 1500, "dev": 120}
+
+#: What is fetched of that: 425 MB where 850 are installed (base and pocket), measured.
+FETCHED_SHARE = 0.5
+
+#: What pip says of a package that it fetches, has fetched before, or finds in a directory.
+_FETCHES = re.compile(
+    r"\s*(?:Downloading|Using cached|Processing) (?:\S*/)?([^\s/]+\.(?:whl|tar\.gz))(?!\S)"
+)
+_SIZE = re.compile(r"\(([\d.]+) ([kMG]?)B\)")
+_FACTORS = {"": 1e-6, "k": 1e-3, "M": 1.0, "G": 1e3}
+#: Where nobody looks at a terminal, the state is printed so often, and for each big package.
+TELL_EVERY_S = 10.0
+BIG_MB = 20.0
 
 #: Commands that need more than the fabric; the last ones run the big model's code anywhere.
 _WITH_TORCH = ("model", "tiny-checkpoint", "precompile")
@@ -135,19 +151,22 @@ def digest(extra: str, lists: dict[str, list[str]]) -> str:
 def _install(extras: Sequence[str], lists: dict[str, list[str]]) -> None:
     started_s = time.monotonic()
     _check_disk(extras)
+    LOG.unlink(missing_ok=True)
     print(f"omni: setting up {VENV} for this machine: {', '.join(extras)}", flush=True)
     _make_venv()
     # All in one call, so that pip finds versions that fit together.
     together = [line for extra in extras for line in lists[extra]]
     alone = [line for extra in extras for line in lists.get(extra + NO_DEPS, [])]
     calls = [call for call in (together, ["--no-deps", *alone]) if call[-1] != "--no-deps"]
+    fetching = Fetching(FETCHED_SHARE * sum(SIZE_MB.get(extra, 0) for extra in extras))
     print(f"omni: fetching {len(together) + len(alone)} packages and what they need", flush=True)
     for call in calls:
-        _pip("wheel", "--prefer-binary", "--wheel-dir", str(WHEELS), *call)
-    print("omni: installing them", flush=True)
+        _pip("wheel", "--prefer-binary", "--wheel-dir", str(WHEELS), *call, hear=fetching.hear)
+    fetching.end()
+    print(f"omni: installing {len(list(WHEELS.glob('*.whl')))} packages", flush=True)
     UNFINISHED.touch()
     for call in calls:
-        _pip("install", "--quiet", "--no-index", "--find-links", str(WHEELS), *call)
+        _pip("install", "--no-index", "--find-links", str(WHEELS), *call)
     _write_stamp({extra: digest(extra, lists) for extra in extras})
     shutil.rmtree(WHEELS)
     print(f"omni: set up in {time.monotonic() - started_s:.0f} s", flush=True)
@@ -169,7 +188,7 @@ def _make_venv() -> None:
         if _runs("-c", f"import sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"):
             return
     base = getattr(sys, "_base_executable", sys.executable)
-    code, words = _watched([base, "-m", "venv", "--clear", str(VENV)], is_shown=False)
+    code, words = _watched([base, "-m", "venv", "--clear", str(VENV)])
     if code == 0:
         return
     if "ensurepip" in words or "No module named venv" in words:
@@ -186,33 +205,89 @@ def _runs(*arguments: str) -> bool:
     return done.returncode == 0
 
 
-def _pip(command: str, *arguments: str) -> None:
-    """Run a command of pip, showing its words as they come.
+class Fetching:
+    """Tells in one line how far pip is: on a terminal always the same line, elsewhere seldom."""
+
+    def __init__(self, about_mb: float) -> None:
+        self._about_mb = about_mb
+        self._num_packages = 0
+        self._fetched_mb = 0.0  # with the package that is on its way
+        self._is_terminal = sys.stdout.isatty()
+        self._told_s = time.monotonic()
+
+    def hear(self, line: str) -> None:
+        """Take a line of pip's."""
+        if "WARNING: Retrying" in line:
+            self._tell("no answer: trying again", is_urgent=True)
+        elif (found := _FETCHES.match(line)) is not None:
+            self._take(found[1], line)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._is_terminal:
+            print(flush=True)
+
+    def _take(self, file: str, line: str) -> None:
+        size = _SIZE.search(line)
+        path = Path(line.split()[1])
+        if size is not None:
+            size_mb = float(size[1]) * _FACTORS[size[2]]
+        else:
+            size_mb = path.stat().st_size / 1e6 if path.is_file() else 0.0
+        self._num_packages += 1
+        self._fetched_mb += size_mb
+        name, version, *_ = [*file.split("-"), ""]
+        is_big = size_mb >= BIG_MB
+        self._tell(f"{name} {version}{f', {size_mb:.0f} MB' if is_big else ''}", is_big)
+
+    def _tell(self, now: str, is_urgent: bool) -> None:
+        sizes = f"{self._fetched_mb:.0f}"
+        if self._fetched_mb <= self._about_mb:
+            sizes += f" of about {self._about_mb:.0f}"
+        text = f"  {sizes} MB, {self._num_packages} packages: {now}"
+        if self._is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{text[:width]:{width}}", end="", flush=True)
+        elif is_urgent or time.monotonic() - self._told_s >= TELL_EVERY_S:
+            self._told_s = time.monotonic()
+            print(text, flush=True)
+
+
+def _pip(command: str, *arguments: str, hear: Callable[[str], None] = lambda line: None) -> None:
+    """Run a command of pip; *hear* gets each line that it says.
 
     Raises: SetupError with the reason in plain words.
     """
-    quiet = ["--no-input", "--disable-pip-version-check"]
-    code, errors = _watched([str(PYTHON), "-m", "pip", command, *quiet, *arguments], is_shown=True)
+    quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    code, words = _watched([str(PYTHON), "-m", "pip", command, *quiet, *arguments], hear)
     if code:
-        raise SetupError(f"{_reason(errors)} {_HINT}")
+        raise SetupError(f"{_reason(words)} All that pip said is in {LOG}.\n{_HINT}")
 
 
-def _watched(command: Sequence[str], is_shown: bool) -> tuple[int, str]:
-    """Run *command*, and return its exit code and the end of what it said (shown: on stderr).
+def _watched(
+    command: Sequence[str], hear: Callable[[str], None] = lambda line: None
+) -> tuple[int, str]:
+    """Run *command*, and return its exit code and the end of what it said; all of it is logged.
 
     It gets a process group, so that a stop of the set-up ends also what it started itself.
     """
     said: list[str] = []
-    out, errors = (None, subprocess.PIPE) if is_shown else (subprocess.PIPE, subprocess.STDOUT)
-    with subprocess.Popen(
-        command, stdout=out, stderr=errors, text=True, process_group=0
-    ) as process:
-        words = process.stderr or process.stdout
-        assert words is not None
+    with (
+        open(LOG, "a", encoding="utf-8") as log,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,
+        ) as process,
+    ):
+        assert process.stdout is not None
         try:
-            for line in words:
-                if is_shown:
-                    print(line, end="", file=sys.stderr, flush=True)
+            for line in process.stdout:
+                log.write(line)
+                hear(line)
                 said = [*said[-200:], line]
         except KeyboardInterrupt:
             os.killpg(process.pid, signal.SIGKILL)
@@ -227,8 +302,15 @@ def _reason(errors: str) -> str:
         return "packages cannot be fetched: check the network, a proxy and pip's configuration."
     if "No matching distribution" in errors:
         version = ".".join(map(str, sys.version_info[:2]))
-        return f"a package is not to be had for Python {version} on this machine (see above)."
-    return "pip failed (see above)."
+        where = f"for Python {version} on this machine"
+        return f"a package is not to be had {where}{_complaint(errors)}"
+    return f"pip failed{_complaint(errors)}"
+
+
+def _complaint(errors: str) -> str:
+    """Return the last error that pip names, to be added to a sentence."""
+    named = [line for line in errors.splitlines() if line.startswith("ERROR: ")]
+    return f": {named[-1].removeprefix('ERROR: ')}." if named else "."
 
 
 def _write_stamp(installed: dict[str, str]) -> None:

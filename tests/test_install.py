@@ -131,6 +131,8 @@ def test_a_network_that_is_gone_is_named_with_the_way_on(copy: Copy) -> None:
     assert "packages cannot be fetched" in done.stderr and "same command again" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (copy.venv / "omni-unfinished").exists()  # nothing was changed
+    log = copy.folder / ".venv" / "setup.log"
+    assert str(log) in done.stderr and "Retrying" in log.read_text("utf-8")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -144,8 +146,8 @@ def test_a_set_up_that_is_stopped_says_so_and_leaves_no_pip(
         stderr=subprocess.PIPE,
         text=True,
     ) as setup:
-        assert setup.stderr is not None
-        assert any("Retrying" in line for line in setup.stderr)  # pip is at work
+        assert setup.stdout is not None and setup.stderr is not None
+        assert any("trying again" in line for line in setup.stdout)  # pip is at work
         [pip] = Path(f"/proc/{setup.pid}/task/{setup.pid}/children").read_text("utf-8").split()
         setup.send_signal(number)
         last_words = setup.stderr.read()
@@ -186,6 +188,29 @@ def test_the_reason_of_pip_is_told_in_plain_words(
     monkeypatch.setattr(install, "VENV", tmp_path)
 
     assert reason in install._reason(words)
+
+
+def test_a_fetch_is_told_by_packages_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not by what pip says, which is a wall: of a hundred lines, those that matter are told."""
+    fetching = install.Fetching(about_mb=425)
+
+    for line in (
+        "Collecting aiohttp==3.14.5\n",
+        "  Downloading aiohttp-3.14.5-cp311-cp311-any.whl.metadata (7.7 kB)\n",
+        "  Downloading aiohttp-3.14.5-cp311-cp311-any.whl (1.9 MB)\n",
+        "  Using cached https://index/ab/attrs-26.1.0-py3-none-any.whl (67 kB)\n",
+        "  Downloading ctranslate2-4.8.5-cp311-cp311-any.whl (42.6 MB)\n",
+        "WARNING: Location 'x' is ignored: it is neither a file nor a directory.\n",
+        "WARNING: Retrying (Retry(total=4, connect=None, read=None)) after ...\n",
+        "Saved ./.venv/wheels/aiohttp-3.14.5-cp311-cp311-any.whl\n",
+    ):
+        fetching.hear(line)
+    fetching.end()
+
+    assert capsys.readouterr().out.splitlines() == [
+        "  45 of about 425 MB, 3 packages: ctranslate2 4.8.5, 43 MB",
+        "  45 of about 425 MB, 3 packages: no answer: trying again",
+    ]
 
 
 def test_an_environment_that_was_left_half_way_is_not_trusted(
