@@ -46,6 +46,7 @@ MAX_SLICES = 16
 #: A voice of MAX_VOICE_S as base64 of float32 at 48 kHz fits.
 MAX_SOUND_CHARS = 48 * 2**20
 _MAX_SEED = 2**63 - 1
+_MAX_TOOLS = 10_000
 
 
 @define
@@ -127,6 +128,16 @@ def parse_prepare(fields: Fields, mode: DuplexMode) -> PrepareDuplex:
         max_slice_nums=fields.whole("max_slice_nums", wanted.max_slice_nums, 1, MAX_SLICES),
         deferred_finalize=fields.flag("deferred_finalize", wanted.deferred_finalize),
     )
+
+
+def refuse_tools(fields: Fields) -> None:
+    """Raise FieldError where functions are named: nothing of a client's is passed over silently."""
+    if fields.items("tools", _MAX_TOOLS):
+        problem = (
+            "no functions are called in full duplex, nor in this protocol: leave tools out, or "
+            "connect with ?dialect=openai"
+        )
+        raise fields.wrong("tools", problem)
 
 
 def parse_config(config: Fields, mode: DuplexMode) -> PrepareDuplex:

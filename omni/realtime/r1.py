@@ -32,6 +32,7 @@ from omni.realtime.duplex import (
     parse_config,
     parse_frames,
     parse_voice,
+    refuse_tools,
 )
 from omni.realtime.fields import FieldError, Fields, no_event, read_object
 from omni.realtime.media import MAX_CHUNK_S, decode_sound
@@ -111,6 +112,7 @@ class R1Dialect:
         session = fields.section("session")
         if not session.has("instructions"):
             raise MissingField("session.instructions is missing")
+        refuse_tools(session)
         form = sound_form(session)
         wanted = parse_config(session.section("voice_config"), self.mode)
         opening = Open(

@@ -30,6 +30,7 @@ from omni.realtime.duplex import (
     parse_config,
     parse_frames,
     parse_voice,
+    refuse_tools,
 )
 from omni.realtime.fields import Fields, no_event, read_object
 from omni.realtime.media import MAX_CHUNK_S, decode_sound
@@ -89,6 +90,8 @@ class R2Dialect:
         config, voice = payload.section("config"), payload.section("voice")
         if payload.choice("mode", "full_duplex", ("full_duplex", "turn_based")) == "turn_based":
             raise ProtocolError("Turns are served at ?mode=chat: connect there")
+        refuse_tools(payload)
+        refuse_tools(config)
         form, wanted = sound_form(payload), parse_config(config, self.mode)
         slices = HD_SLICES if config.flag("vision_hd", False) else wanted.max_slice_nums
         if config.has("max_slice_nums"):

@@ -21,6 +21,7 @@ from omni.realtime.dialect import (
     Waiting,
     event,
 )
+from omni.realtime.duplex import refuse_tools
 from omni.realtime.fields import Fields, no_event, read_object
 from omni.realtime.r2_events import R2Session
 from omni.realtime.usage import Usage
@@ -79,6 +80,7 @@ class R2ChatDialect:
             payload = fields.section("payload")
             payload.choice("mode", "turn_based", ("full_duplex", "turn_based"))
             _system_prompt(payload)
+            refuse_tools(payload)
             parse_request(_with_defaults(Fields(_ANY_TURN), payload), SOCKET_MAX_NEW_TOKENS)
             self._session.choose_sound(sound_form(payload))
         except ProtocolError as exc:
@@ -90,6 +92,7 @@ class R2ChatDialect:
         input = self._session.read_input(fields)
         if not input.has("messages"):
             raise MissingField("input.messages is missing")
+        refuse_tools(input)
         request = parse_request(_with_defaults(input, self._init), SOCKET_MAX_NEW_TOKENS)
         messages = _with_system(request.messages, _system_prompt(self._init))
         return Open(

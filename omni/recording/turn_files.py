@@ -15,6 +15,7 @@ from omni.engine import (
     Generating,
     Part,
     ReplyChunk,
+    ToolCall,
     TurnDone,
     UserTranscript,
     VadState,
@@ -39,6 +40,7 @@ class _Turn:
     asked_at: float
     input: Document
     said: list[str] = field(factory=list)
+    calls: list[Document] = field(factory=list)
     sound: WavFile | None = None
     error: str = ""
 
@@ -75,6 +77,8 @@ class TurnFiles:
                 self._begin(at_s, self._end_speech(speech_ms))
             case ReplyChunk() as piece:
                 self._reply(piece)
+            case ToolCall(name=name, arguments=arguments) if self._turn is not None:
+                self._turn.calls.append({"name": name, "arguments": arguments})
             case TurnDone(text=text):
                 self._end(text, {})
             case ChatDone() as done:
@@ -199,6 +203,8 @@ class TurnFiles:
             return
         self._turn = None
         answered: Document = {"text": "".join(turn.said) if text is None else text}
+        if turn.calls:
+            answered["tool_calls"] = turn.calls
         if turn.sound is not None:
             turn.sound.close()
             answered["audio"] = str(turn.sound.path.relative_to(self.folder))

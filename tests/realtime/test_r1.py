@@ -132,6 +132,7 @@ APPEND = {"type": "input_audio_buffer.append", "audio": AUDIO}
         ({"type": "session.update", "session": []}, ProtocolError),
         (UPDATE | {"session": {"instructions": "x", "max_slice_nums": 10}}, ProtocolError),
         (UPDATE | {"session": {"instructions": "x", "ref_audio": "%"}}, ProtocolError),
+        (UPDATE | {"session": {"instructions": "x", "tools": [{"name": "f"}]}}, ProtocolError),
         ({"type": "input_audio_buffer.append"}, MissingField),
         (APPEND | {"audio": base64.b64encode(bytes(4 * 3999)).decode()}, ProtocolError),
         (APPEND | {"audio": base64.b64encode(bytes(16_001)).decode()}, ProtocolError),
@@ -151,6 +152,14 @@ def test_a_wrong_event_is_a_client_error_with_the_documented_code(
     ((told,)) = _told(_trouble(refused.value))
     error = {"code": kind.reason, "message": str(refused.value), "type": "client_error"}
     assert told == {"type": "error", "error": error}
+
+
+def test_who_names_functions_is_told_where_they_are_called() -> None:
+    session = {"instructions": "x", "tools": [{"type": "function", "name": "f"}]}
+
+    with pytest.raises(ProtocolError, match="connect with [?]dialect=openai"):
+        _parse(UPDATE | {"session": session})
+    assert isinstance(_parse(UPDATE | {"session": {**session, "tools": []}}), Open)
 
 
 def test_sound_before_the_session_is_created_is_not_ready() -> None:

@@ -222,6 +222,8 @@ def test_pictures_may_come_without_sound() -> None:
         (INIT | {"payload": []}, ProtocolError),
         (INIT | {"payload": {"config": {"temperature": "hot"}}}, ProtocolError),
         (INIT | {"payload": {"mode": "turn_based"}}, ProtocolError),
+        (INIT | {"payload": {"tools": [{"name": "f"}]}}, ProtocolError),
+        (INIT | {"payload": {"config": {"tools": [{"name": "f"}]}}}, ProtocolError),
         (INIT | {"payload": {"voice": {"ref_audio_base64": "%"}}}, ProtocolError),
         ({"type": "input.append"}, MissingField),
         ({"type": "input.append", "input": {}}, MissingField),
@@ -528,6 +530,9 @@ def test_only_a_turn_that_waited_is_told_that_it_is_its_turn() -> None:
     assert _kinds(waited) == ["session.queued", "session.queue_done"]
 
 
+ASKED = [{"role": "user", "content": "hi"}]
+
+
 @pytest.mark.parametrize(
     ("event", "kind"),
     [
@@ -537,6 +542,11 @@ def test_only_a_turn_that_waited_is_told_that_it_is_its_turn() -> None:
         ({"type": "input.append", "input": {"messages": [{"role": "cat"}]}}, ProtocolError),
         (INIT | {"payload": {"config": {"max_tokens": 0}}}, ProtocolError),
         (INIT | {"payload": {"system_prompt": 5}}, ProtocolError),
+        (INIT | {"payload": {"tools": [{"name": "f"}]}}, ProtocolError),
+        (
+            {"type": "input.append", "input": {"messages": ASKED, "tools": [{"name": "f"}]}},
+            ProtocolError,
+        ),
         ({"type": "response.cancel"}, UnknownEvent),
     ],
 )

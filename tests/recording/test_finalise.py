@@ -25,6 +25,7 @@ from omni.engine import (
     PrepareHalfDuplex,
     ReplyChunk,
     StageCosts,
+    ToolCall,
     TurnDone,
     UnitResult,
     UserTranscript,
@@ -491,6 +492,23 @@ def test_noise_that_was_no_turn_is_not_kept(tmp_path: Path) -> None:
     assert turn["input"]["audio"] == "user_audio/000.wav"
     assert wav(folder / "user_audio/000.wav")[1] == 1.5
     assert len(list((folder / "user_audio").iterdir())) == 1
+
+
+def test_functions_that_were_called_stand_with_the_answer(tmp_path: Path) -> None:
+    items = hands_free(
+        (2.0, Generating(speech_duration_ms=1000)),
+        (2.5, ReplyChunk(text="One moment.")),
+        (2.6, ToolCall(id="call_1", name="weather", arguments='{"place": "Köln"}')),
+        (3.0, TurnDone(turn_index=1, text="One moment.")),
+    )
+    folder = write_session(tmp_path / "hdx_1", "half_duplex_audio", items)
+
+    (turn,) = finalised(folder)["turns"]
+
+    assert turn["output"] == {
+        "text": "One moment.",
+        "tool_calls": [{"name": "weather", "arguments": '{"place": "Köln"}'}],
+    }
 
 
 def test_a_turn_in_whose_midst_the_session_ended_has_what_was_said(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from omni.engine import (
     PrepareHalfDuplex,
     ReplyChunk,
     SessionEvent,
+    ToolCall,
     TurnDone,
     UserTranscript,
     VadState,
@@ -54,7 +55,7 @@ class CallRecord:
     def said(self, event: SessionEvent) -> None:
         """Keep what an engine said of an answer; the end of a chat is that of a turn here."""
         match event:
-            case ReplyChunk() | UserTranscript():
+            case ReplyChunk() | UserTranscript() | ToolCall():
                 self._begun().said(event)
             case ChatDone():
                 self.ended(event.text)
