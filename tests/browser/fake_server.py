@@ -122,6 +122,7 @@ async def defaults(request: web.Request) -> web.StreamResponse:
             "default_lang": script.lang,
             "modes": ["chat", "half_duplex", "audio_duplex"] + ["omni_duplex"] * script.sees,
             "vision": script.sees,
+            "recording": script.sees,
         }
     )
 

@@ -10,8 +10,9 @@ from playwright.async_api import Page
 
 from tests.browser.browser import chromium, collect_errors, until
 from tests.browser.fake_server import Script, serve
+from tests.browser.film import write_desk
 
-SIZES = {"desktop": (1440, 900), "phone": (360, 760)}
+SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
 
 
 async def shoot(page: Page, url: str, script: Script, out: str) -> None:
@@ -70,10 +71,59 @@ async def shoot(page: Page, url: str, script: Script, out: str) -> None:
     await save("chat-answer")
 
 
+async def shoot_omni(page: Page, url: str, script: Script, out: str) -> None:
+    async def save(name: str) -> None:
+        await page.wait_for_timeout(500)
+        await page.screenshot(path=f"{out}-omni-{name}.png")
+
+    script.sees, script.chunk_ms = True, 1000
+    await page.goto(f"{url}/omni?lang=en")
+    await page.wait_for_selector(".chip")
+    await save("idle")
+    await page.click("#show-camera")
+    await save("explain")
+    await page.click("dialog .button.primary")
+    await page.wait_for_selector("body[data-camera=on]")
+    await page.click(".chip >> nth=0")
+    await save("preview")
+    await page.click("#start")
+    await page.wait_for_selector(".stage[data-phase=speaking]")
+    await page.wait_for_timeout(1000)
+    await save("speaking")
+    await page.click(".bar-inspect")
+    await save("settings")
+    await page.click("#tab-metrics")
+    await save("metrics")
+    await page.click(".inspector .icon-button[aria-label=Close]")
+    await page.click(".tool-full")
+    await save("full")
+    await page.click(".tool-talk")
+    await save("talk")
+    await page.click(".talk-close")
+    await page.click(".bar-pause")
+    await save("paused")
+    await page.click(".tool-full")
+    await page.click(".bar-stop")
+    await page.wait_for_selector(".summary-card")
+    await save("ended")
+    script.queue, script.queue_step_s = ((2, 14.0), (1, 8.0), (1, 7.0)), 1.5
+    await page.click(".summary-card .button.primary")
+    await page.wait_for_selector(".queue-card")
+    await save("queued")
+    script.queue, script.refuse = (), "No worker available"
+    await page.wait_for_selector(".error-card", timeout=15000)
+    await save("failed")
+    script.refuse, script.sees, script.chunk_ms = "", False, 200
+    await page.goto(f"{url}/omni?lang=en")
+    await page.wait_for_selector(".blind-card")
+    await save("blind")
+
+
 async def main(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     script = Script()
-    async with serve(script) as url, chromium() as browser:
+    film = write_desk(out / "desk.mjpeg")
+    async with serve(script) as url, chromium(film=film) as browser:
         for size, (width, height) in SIZES.items():
             for scheme in ("light", "dark"):
                 context = await browser.new_context(
@@ -85,6 +135,7 @@ async def main(out: Path) -> None:
                 page = await context.new_page()
                 errors = collect_errors(page)
                 await shoot(page, url, script, str(out / f"{size}-{scheme}"))
+                await shoot_omni(page, url, script, str(out / f"{size}-{scheme}"))
                 print(size, scheme, errors or "no errors")
                 await context.close()
 

@@ -349,6 +349,27 @@ async def test_the_phone_address_fills_the_screen_from_the_start(browser: Browse
     assert fills and small == [] and errors == []
 
 
+async def test_the_conversation_is_a_sheet_on_phones_which_leaves_the_buttons_free(
+    browser: Browser,
+) -> None:
+    async with serve(seeing(max_answers=1)) as url:
+        page = await (await browser.new_context(**PHONE)).new_page()
+        await start_talking(page, url, "/omni")
+        await page.tap(".tool-talk")
+        await page.wait_for_selector(".talk .bubble-ai")
+        await page.tap(".bar-mute")
+        await page.wait_for_selector("text=You are muted")
+        await page.tap(".talk-close")
+        await until(page, "document.querySelector('.talk').getBoundingClientRect().width <= 3")
+        await page.tap(".tool-talk")
+        await page.keyboard.press("Escape")
+        await page.keyboard.press("Escape")
+        pressed = await page.locator(".tool-talk").get_attribute("aria-pressed")
+        await page.wait_for_selector("body[data-state=live]")
+
+    assert pressed == "false"
+
+
 #: Controls that a finger would miss (WCAG 2.5.5), and those that nothing names.
 SMALL_TARGETS = """[...document.querySelectorAll("main button, main a")].filter((element) => {
   const { width, height } = element.getBoundingClientRect();

@@ -2,7 +2,7 @@
 
 import { devicePicker, slider, textArea, toggle } from "../ui/controls.js";
 import { FullScreen } from "../ui/fullscreen.js";
-import { h } from "../ui/h.js";
+import { h, iconButton } from "../ui/h.js";
 import { Picture } from "../ui/picture.js";
 import { PresetBar } from "../ui/preset-bar.js";
 import { settings } from "../ui/shell.js";
@@ -45,7 +45,8 @@ function dress(made) {
     presets.element);
   stage.querySelector(".lanes")?.before(h("div", { class: "speaker-row" }, page.orb.element, subtitles.element));
   page.keys = { f: actions.full, c: actions.captions, h: actions.isHd };
-  page.escape = () => full.isOn && (full.leave(), true);
+  document.querySelector(".talk-tools")?.append(iconButton("close", "action.close", actions.talk, "small talk-close"));
+  page.escape = escape;
   page.addEventListener("session", (event) => follow(/** @type {CustomEvent} */ (event).detail));
   page.addEventListener("show", (event) => onShow(/** @type {CustomEvent} */ (event).detail));
   page.addEventListener("defaults", (event) => void onDefaults(/** @type {CustomEvent} */ (event).detail));
@@ -58,6 +59,15 @@ function dress(made) {
   });
   if (location.pathname.startsWith(FULL_PATH)) full.fill();
   void presets.load();
+}
+
+/** Escape closes what lies over the page, the sheet first. */
+function escape() {
+  const hasSheet = document.body.classList.contains("has-talk");
+  if (hasSheet) actions.talk();
+  else if (full.isOn) full.leave();
+  else return false;
+  return true;
 }
 
 /** @param {EventTarget} session */
@@ -76,7 +86,8 @@ function onShow({ session }) {
 }
 
 /** @param {import("../lib/protocol.js").FrontendDefaults} defaults */
-async function onDefaults({ engine, model_name, vision, modes }) {
+async function onDefaults({ engine, model_name, vision, modes, recording }) {
+  if (recording) page.stage.querySelector(".stage-words")?.append(h("p", { class: "record-note", icon: "info", t: "omni.recorded" }));
   page.isBlocked = Boolean(engine) && (vision === false || modes?.includes("omni_duplex") === false);
   document.body.classList.toggle("is-blind", page.isBlocked);
   if (page.isBlocked) page.stage.querySelector(".stage-center")?.append(blindCard(model_name || engine || ""));
