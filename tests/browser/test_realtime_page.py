@@ -28,8 +28,8 @@ TYPES = (
     ".map((element) => element.textContent)"
 )
 #: How each kind of choice is made: by the label of its radio button.
-OPENAI, VIDEO = "label[for=dialect-openai]", "label[for=mode-video]"
-SILENCE = "label[for=sound-silence]"
+R2, OPENAI = "label[for=dialect-r2]", "label[for=dialect-openai]"
+VIDEO, SILENCE = "label[for=mode-video]", "label[for=sound-silence]"
 RECEIVED, PYTHON = "label[for=direction-in]", "label[for=language-python]"
 
 
@@ -60,7 +60,7 @@ async def json_of(page: Page, row: str) -> dict[str, Any]:
     """Open the first row that *row* selects, and return the event that it shows."""
     view = page.locator(f".log-row:has({row})").first
     await view.locator("summary").click()
-    shown: dict[str, Any] = json.loads(await view.locator("pre").inner_text())
+    shown: dict[str, Any] = json.loads(await view.locator("pre:not(:empty)").inner_text())
     return shown
 
 
@@ -92,6 +92,18 @@ async def test_an_r1_call_shows_its_events_with_their_times_and_is_heard(page: P
     assert last == ["session.close", "session.closed"]
     assert word == "Closed: stopped, close 1000"
     assert errors == []
+
+
+async def test_r2_times_each_unit_by_its_first_frame(page: Page) -> None:
+    await connect(page, R2, SILENCE, "label[for=chunk-250]")
+    await until(page, f"{TYPES}.filter((type) => type === 'response.output.delta').length >= 7")
+    spoken = await json_of(page, ".log-note:text('audio')")
+    metrics = await page.evaluate("omni.metrics()")
+    said = await page.inner_text(".rt-said")
+
+    assert spoken["kind"] == "audio" and spoken["input_id"] == "in_4"
+    assert 4 <= metrics["numAnswers"] <= metrics["counts"]["out"]
+    assert "unit 4" in said
 
 
 async def test_the_log_is_filtered_and_cleared(page: Page) -> None:
@@ -169,7 +181,9 @@ async def test_silence_needs_no_microphone(page: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "shown"), [((), "response.listen"), ((OPENAI,), "completed")], ids=["r1", "openai"]
+    ("choices", "shown"),
+    [((), "response.listen"), ((R2,), "[1.0 s of sound]"), ((OPENAI,), "completed")],
+    ids=["r1", "r2", "openai"],
 )
 async def test_the_python_code_that_is_shown_runs(
     page: Page, choices: tuple[str, ...], shown: str

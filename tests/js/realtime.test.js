@@ -174,6 +174,27 @@ test("OpenAI's dialect waits for the session, sends 24 kHz PCM, and times the an
   assert.deepEqual(said.map(({ who, text }) => [who, text]), [["ai", "Hello"], ["user", "Hi there"], ["ai", ""]]);
 });
 
+test("R2 answers a unit in several frames, of which the first is timed", async () => {
+  const { socket, capture, clock, player, said, events } = await made({ dialect: "r2" });
+  socket.says({ type: "session.queue_done" });
+  socket.says({ type: "session.created", session_id: "sess_1" });
+  capture.gives(CHUNK);
+  await settled();
+  clock.advance(80);
+  socket.says({ type: "response.output.delta", kind: "text", text: "Hi", input_id: "in_1" });
+  clock.advance(5);
+  socket.says({ type: "response.output.delta", kind: "audio", audio: encodeF32(CHUNK), input_id: "in_1" });
+  socket.says({ type: "response.output.delta", kind: "listen", text: "", input_id: "in_1" });
+  socket.says({ type: "session.user_transcript", text: "hello", final: true });
+
+  assert.equal(socket.url, "/v1/realtime?mode=audio&dialect=r2");
+  assert.deepEqual(socket.sent[0], { type: "session.init", payload: { system_prompt: "Be brief.", config: { chunk_ms: 1000 } } });
+  assert.equal(socket.sent[1].input.input_id, "in_1");
+  assert.deepEqual(events.slice(-4).map(({ latencyMs }) => latencyMs), [80, null, null, null]);
+  assert.deepEqual([player.pushed, player.ends], [CHUNK.length, 1]);
+  assert.deepEqual(said.map(({ who, text }) => [who, text]), [["ai", "Hi"], ["ai", ""], ["user", "hello"]]);
+});
+
 const event = (type, more = {}) => ({ direction: "in", message: { type, ...more }, numBytes: 10, atMs: 5, latencyMs: null });
 
 test("the log is bounded, and says what fell out", () => {
@@ -228,7 +249,7 @@ test("the log as text is one JSON object a line", () => {
 
 test("code names the address, the instructions and where a key belongs", () => {
   for (const language of LANGUAGES) {
-    for (const dialect of ["r1", "openai"]) {
+    for (const dialect of ["r1", "r2", "openai"]) {
       const wanted = { dialect, mode: "video", instructions: 'Say "no"\n', origin: "https://talk.example:8006", needsKey: true };
       const locked = snippet(language, wanted), open = snippet(language, { ...wanted, needsKey: false });
 

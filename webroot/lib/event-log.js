@@ -7,7 +7,7 @@ const MAX_CHARS = 240;
 const KEPT_CHARS = 48;
 const MAX_ITEMS = 40;
 /** What is said many times a second: runs of it are one row. */
-const FOLDED = "input_audio_buffer.append";
+const FOLDED = ["input_audio_buffer.append", "input.append"];
 
 /** @typedef {import("./realtime.js").CallEvent} CallEvent */
 /** @typedef {{id: number, direction: "in"|"out", type: string, atMs: number, numBytes: number, latencyMs: number|null, count: number, note: string, message: any}} Row */
@@ -29,7 +29,7 @@ export class EventLog {
   add({ direction, message, numBytes, atMs, latencyMs }) {
     const type = String(message.type ?? "");
     const last = this.rows.at(-1);
-    if (last && type === FOLDED && last.type === type && last.direction === direction) {
+    if (last && FOLDED.includes(type) && last.type === type && last.direction === direction) {
       Object.assign(last, { count: last.count + 1, numBytes: last.numBytes + numBytes, message: shortened(message) });
       return { row: last, isNew: false, gone: null };
     }
@@ -76,10 +76,10 @@ export function shortened(value) {
 /** The words of an event that say most, in short. @param {any} event */
 function noteOf(event) {
   const parts = [
-    event.text, event.transcript, event.error?.message ?? (typeof event.error === "string" ? event.error : ""), event.reason,
+    event.kind, event.text, event.transcript, event.error?.message ?? (typeof event.error === "string" ? event.error : ""), event.reason,
     typeof event.delta === "string" && /text|transcript/.test(event.type) ? event.delta : "",
-    event.session_id, event.position ? `#${event.position}` : "", event.end_of_turn ? "end_of_turn" : "", event.force_listen ? "force_listen" : "",
-    event.video_frames?.length ? `${event.video_frames.length} × jpeg` : "", event.response?.status,
+    event.session_id, event.position ? `#${event.position}` : "", event.end_of_turn ? "end_of_turn" : "", (event.input ?? event).force_listen ? "force_listen" : "",
+    (event.input ?? event).video_frames?.length ? `${(event.input ?? event).video_frames.length} × jpeg` : "", event.response?.status,
   ];
   return parts.filter((part) => typeof part === "string" && part.trim()).join(" · ").slice(0, MAX_CHARS);
 }

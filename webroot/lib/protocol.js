@@ -47,8 +47,8 @@ export const Route = Object.freeze({
   chat: () => "/ws/chat",
   duplex: (/** @type {string} */ id) => `/ws/duplex/${id}`,
   halfDuplex: (/** @type {string} */ id) => `/ws/half_duplex/${id}`,
-  realtime: (/** @type {"r1"|"openai"} */ dialect, /** @type {"audio"|"video"} */ mode) =>
-    dialect === "openai" ? "/v1/realtime?model=any&dialect=openai" : `/v1/realtime?mode=${mode}&dialect=r1`,
+  realtime: (/** @type {"r1"|"r2"|"openai"} */ dialect, /** @type {"audio"|"video"} */ mode) =>
+    dialect === "openai" ? "/v1/realtime?model=any&dialect=openai" : `/v1/realtime?mode=${mode}&dialect=${dialect}`,
 });
 
 /**

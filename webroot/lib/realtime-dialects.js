@@ -1,11 +1,11 @@
-/** Two dialects of `/v1/realtime`: what this side says in each, and what the server's events mean to the page. */
+/** Three dialects of `/v1/realtime`: what this side says in each, and what the server's events mean to the page. */
 
 import { decodeF32, encodeF32 } from "./audio/pcm.js";
 import { decodePcm16, encodePcm16 } from "./audio/pcm16.js";
 import { Resampler } from "./audio/resample.js";
 import { CAPTURE_RATE_HZ, Route, SPEECH_RATE_HZ } from "./protocol.js";
 
-/** @typedef {"r1"|"openai"} DialectName */
+/** @typedef {"r1"|"r2"|"openai"} DialectName */
 /** @typedef {{mode: "audio"|"video", instructions: string, chunkMs: number}} CallOptions */
 
 /**
@@ -39,7 +39,7 @@ import { CAPTURE_RATE_HZ, Route, SPEECH_RATE_HZ } from "./protocol.js";
 
 /** @param {DialectName} name @param {CallOptions} options @returns {Dialect} */
 export function dialectOf(name, options) {
-  return name === "openai" ? openai(options) : r1(options);
+  return { r1, r2, openai }[name](options);
 }
 
 /** @param {CallOptions} options @returns {Dialect} */
@@ -64,13 +64,6 @@ function r1({ mode, instructions, chunkMs }) {
 /** @param {any} event @returns {Heard} */
 function hearR1(event) {
   switch (event.type) {
-    case "session.queued":
-    case "session.queue_update":
-      return { queue: { position: event.position, waitS: event.estimated_wait_s } };
-    case "session.queue_done":
-      return { asksOpening: true };
-    case "session.created":
-      return { isOpen: true };
     case "response.listen":
       return { answers: true, endsTurn: true, kvTokens: event.kv_cache_length };
     case "response.output_audio.delta":
@@ -78,6 +71,58 @@ function hearR1(event) {
         answers: true, text: event.text ?? "", endsTurn: event.end_of_turn === true, kvTokens: event.kv_cache_length,
         ...(event.audio ? { sound: decodeF32(event.audio) } : {}),
       };
+  }
+  return hearSession(event);
+}
+
+/** A unit is answered by one to three frames, which carry the id of its sound. @param {CallOptions} options @returns {Dialect} */
+function r2({ mode, instructions, chunkMs }) {
+  let numSent = 0, lastAnswered = "";
+  return {
+    chunkMs,
+    asksByChunk: true,
+    path: Route.realtime("r2", mode),
+    opening: () => ({ type: "session.init", payload: { system_prompt: instructions, config: { chunk_ms: chunkMs } } }),
+    append: (samples, frames, isForced) => ({
+      type: "input.append",
+      input: {
+        audio: encodeF32(samples), input_id: `in_${(numSent += 1)}`,
+        ...(frames.length ? { video_frames: frames } : {}),
+        ...(isForced ? { force_listen: true } : {}),
+      },
+    }),
+    interruption: null,
+    farewell: { type: "session.close", reason: "user_stop" },
+    hear: (event) => {
+      if (event.type !== "response.output.delta") return hearSession(event);
+      const answers = event.input_id !== lastAnswered;
+      lastAnswered = event.input_id;
+      return { answers, kvTokens: event.metrics?.kv_cache_length, ...hearDelta(event) };
+    },
+  };
+}
+
+/** @param {any} event @returns {Heard} */
+function hearDelta(event) {
+  if (event.kind === "listen") return { endsTurn: true };
+  if (event.kind === "text") return { text: String(event.text ?? "") };
+  return event.audio ? { sound: decodeF32(event.audio) } : {};
+}
+
+/** What R1 and R2 say in the same words. @param {any} event @returns {Heard} */
+function hearSession(event) {
+  switch (event.type) {
+    case "session.queued":
+    case "session.queue_update":
+      return { queue: { position: event.position, waitS: event.estimated_wait_s } };
+    case "session.queue_done":
+      return { asksOpening: true };
+    case "session.created":
+      return { isOpen: true };
+    case "session.user_transcript":
+      return { userText: String(event.text ?? "") };
+    case "session.warning":
+      return { error: String(event.message ?? "") };
     case "session.closed":
       return { closed: String(event.reason ?? "") };
   }

@@ -9,7 +9,7 @@ export const LANGUAGES = /** @type {readonly Language[]} */ (["javascript", "pyt
 
 /** @param {Language} language @param {Wanted} wanted */
 export function snippet(language, wanted) {
-  const write = { javascript: { r1: scriptR1, openai: scriptOpenAI }, python: { r1: pythonR1, openai: pythonOpenAI } };
+  const write = { javascript: { r1: scriptR1, r2: scriptR2, openai: scriptOpenAI }, python: { r1: pythonR1, r2: pythonR2, openai: pythonOpenAI } };
   return write[language][wanted.dialect](wanted);
 }
 
@@ -35,6 +35,33 @@ socket.onmessage = ({ data }) => {
   if (event.type === "session.created")
     talking = setInterval(() => send({ type: "input_audio_buffer.append", audio: second }), 1000);
   if (event.type === "response.output_audio.delta" && event.audio) {
+    // event.audio: base64 of float32, 24 kHz
+  }
+};
+socket.onclose = ({ code, reason }) => {
+  clearInterval(talking);
+  console.log("closed", code, reason);
+};
+// send({ type: "session.close" }) ends the session
+`;
+}
+
+/** @param {Wanted} wanted */
+function scriptR2(wanted) {
+  return `// One second of sound in each event: base64 of float32, 16 kHz. Here it is silence.
+const second = btoa("\\0".repeat(4 * 16000));
+const socket = ${socketOf(wanted)};
+const send = (event) => socket.send(JSON.stringify(event));
+let talking;
+
+socket.onmessage = ({ data }) => {
+  const event = JSON.parse(data);
+  console.log(event.type, event.kind ?? "", event.text ?? "");
+  if (event.type === "session.queue_done")
+    send({ type: "session.init", payload: { system_prompt: ${JSON.stringify(wanted.instructions)} } });
+  if (event.type === "session.created")
+    talking = setInterval(() => send({ type: "input.append", input: { audio: second } }), 1000);
+  if (event.kind === "audio") {
     // event.audio: base64 of float32, 24 kHz
   }
 };
@@ -103,6 +130,44 @@ async def main():
                 else:
                     append = {"type": "input_audio_buffer.append", "audio": SECOND}
                     await socket.send_json(append)
+
+
+asyncio.run(main())
+`;
+}
+
+/** @param {Wanted} wanted */
+function pythonR2(wanted) {
+  const { origin, mode, instructions, needsKey } = wanted;
+  return `# pip install openbmb-realtime
+${certificateNote(wanted)}import asyncio
+
+from openbmb_realtime import AudioDelta, RealtimeClient, TextDelta, TurnCompleted
+
+SECOND = bytes(4 * 16_000)  # silence: float32, 16 kHz
+
+
+async def talk(session):
+    while True:
+        await session.send_audio(SECOND)
+        await asyncio.sleep(1)
+
+
+async def main():
+    client = RealtimeClient(
+        api_key=${needsKey ? '"YOUR_KEY"' : '"any"'}, base_url=${JSON.stringify(origin)}, connect_timeout=300
+    )
+    session = await client.${mode}.connect(model="any", system_prompt=${JSON.stringify(instructions)})
+    talking = asyncio.create_task(talk(session))
+    async for event in session:
+        if isinstance(event, TextDelta):
+            print(event.text, end="", flush=True)
+        elif isinstance(event, AudioDelta):
+            print(f"[{len(event.audio) // 4 / 24_000:.1f} s of sound]")
+        elif isinstance(event, TurnCompleted):
+            break
+    talking.cancel()
+    await session.close()
 
 
 asyncio.run(main())

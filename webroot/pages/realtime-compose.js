@@ -6,6 +6,7 @@ import { setText } from "../ui/text.js";
 /** @type {Record<import("../lib/realtime-dialects.js").DialectName, object[]>} */
 const TEMPLATES = {
   r1: [{ type: "session.close", reason: "user_stop" }, { type: "session.update", session: { instructions: "" } }, { type: "input_audio_buffer.append", audio: "" }],
+  r2: [{ type: "session.close", reason: "user_stop" }, { type: "session.init", payload: { system_prompt: "" } }, { type: "input.append", input: { audio: "" } }],
   openai: [
     { type: "conversation.item.create", item: { type: "message", role: "user", content: [{ type: "input_text", text: "Hello, who are you?" }] } },
     { type: "response.create" },

@@ -42,7 +42,7 @@ class RealtimePage {
   #needsKey = false;
   #language = LANGUAGES[0];
 
-  #dialect = segmented("dialect", "realtime.dialect", [["r1", "realtime.r1"], ["openai", "realtime.openai"]], () => this.#onChoice());
+  #dialect = segmented("dialect", "realtime.dialect", [["r1", "realtime.r1"], ["r2", "realtime.r2"], ["openai", "realtime.openai"]], () => this.#onChoice());
   #mode = segmented("mode", "realtime.mode", [["audio", "realtime.audio"], ["video", "realtime.video"]], () => this.#onChoice());
   #sound = segmented("sound", "realtime.sound", [["microphone", "realtime.microphone"], ["silence", "realtime.silence"]], () => this.#onChoice());
   #chunk = segmented("chunk", "realtime.chunk", [["1000", "realtime.1s"], ["500", "realtime.half"], ["250", "realtime.quarter"]], () => this.#onChoice());
@@ -139,7 +139,7 @@ class RealtimePage {
 
   get #wanted() {
     const dialect = /** @type {import("../lib/realtime-dialects.js").DialectName} */ (this.#dialect.value);
-    const mode = /** @type {"audio"|"video"} */ (dialect === "r1" ? this.#mode.value : "audio");
+    const mode = /** @type {"audio"|"video"} */ (dialect === "openai" ? "audio" : this.#mode.value);
     return { dialect, mode, instructions: this.#instructions.value, chunkMs: Number(this.#chunk.value) };
   }
 
@@ -181,8 +181,7 @@ class RealtimePage {
 
   /** What a choice makes pointless is not shown. */
   #onChoice() {
-    const isR1 = this.#dialect.value === "r1";
-    this.#mode.element.hidden = this.#chunk.element.hidden = !isR1;
+    this.#mode.element.hidden = this.#chunk.element.hidden = this.#dialect.value === "openai";
     this.#compose.offer(this.#wanted.dialect);
     this.#showCode();
   }
@@ -214,7 +213,7 @@ class RealtimePage {
   #take(event) {
     this.log.add(event);
     if (event.latencyMs === null) return;
-    const bar = h("span", { class: event.message.type === "response.listen" ? "is-listen" : "" });
+    const bar = h("span", { class: [event.message.type, event.message.kind].some((word) => /listen$/.test(word)) ? "is-listen" : "" });
     bar.dataset.ms = String(event.latencyMs);
     this.#strip.append(bar);
     if (this.#strip.children.length > NUM_BARS) this.#strip.firstElementChild?.remove();
