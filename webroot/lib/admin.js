@@ -14,6 +14,7 @@ const MAX_RETRY_MS = 5000;
  * @property {number} status 0 where nothing answered
  * @property {any} value what came as JSON or text; null where it was neither
  * @property {string} error in the server's words, "" for success
+ * @property {number} atMs the server's clock, to the second
  */
 
 /**
@@ -32,9 +33,9 @@ export async function call(method, path, body) {
     if (response.status === 401) signInAgain();
     const isJson = response.headers.get("Content-Type")?.includes("json");
     const value = isJson ? await response.json() : await response.text();
-    return { status: response.status, value, error: response.ok ? "" : errorIn(value) };
+    return { status: response.status, value, error: response.ok ? "" : errorIn(value), atMs: Date.parse(response.headers.get("Date") ?? "") || Date.now() };
   } catch (cause) {
-    return { status: 0, value: null, error: String(cause) };
+    return { status: 0, value: null, error: String(cause), atMs: Date.now() };
   }
 }
 
@@ -78,7 +79,7 @@ export const api = Object.freeze({
  * @property {string} status @property {string} state @property {number} num_slots @property {number} busy_slots
  * @property {number} total_requests @property {number} avg_inference_time_ms @property {number} restarts @property {string|null} model
  */
-/** @typedef {{workers: Worker[], items: Ticket[], tasks: Task[], maxQueue: number, metrics: Metrics, version: string}} Live */
+/** @typedef {{workers: Worker[], items: Ticket[], tasks: Task[], maxQueue: number, metrics: Metrics, version: string, serverMs: number}} Live */
 
 /** Everything that changes by the second; null when the server does not answer, or not fully. @returns {Promise<Live|null>} */
 export async function readLive() {
@@ -86,7 +87,7 @@ export async function readLive() {
   const answers = await Promise.all(paths.map((path) => call("GET", path)));
   if (answers.some(({ status }) => status !== 200)) return null;
   const [{ workers }, queue, metrics, { version }] = answers.map(({ value }) => value);
-  return { workers, items: queue.items, tasks: queue.running_tasks, maxQueue: queue.max_queue_size, metrics: new Metrics(metrics), version };
+  return { workers, items: queue.items, tasks: queue.running_tasks, maxQueue: queue.max_queue_size, metrics: new Metrics(metrics), version, serverMs: answers[0].atMs };
 }
 
 /**

@@ -25,7 +25,7 @@ export function tiles(history) {
   const slots = tile("admin.slots"), line = tile("admin.waiting"), units = tile("admin.unit_time"), late = tile("admin.late"), served = tile("admin.served"), uptime = tile("admin.uptime");
   const bar = h("div", { class: "meter", attrs: { "aria-hidden": "true" } }, h("span"));
   slots.element.append(bar);
-  const show = (/** @type {Live} */ { workers, items, tasks, maxQueue, metrics }) => {
+  const show = (/** @type {Live} */ { workers, items, tasks, maxQueue, metrics, serverMs }, /** @type {number} */ ageS) => {
     const lang = currentLang(), total = workers.reduce((sum, { state, num_slots }) => sum + (state === "ready" ? num_slots : 0), 0);
     slots.fill(`${formatCount(tasks.length, lang)} / ${formatCount(total, lang)}`, "admin.slots.note", { free: Math.max(0, total - tasks.length) });
     /** @type {HTMLElement} */ (bar.firstElementChild).style.width = `${total ? Math.min(100, (100 * tasks.length) / total) : 0}%`;
@@ -38,7 +38,7 @@ export function tiles(history) {
     late.element.classList.toggle("is-bad", minute.late > 0);
     const ended = metrics.sum("omni_sessions_ended_total"), good = metrics.sum("omni_sessions_ended_total", { code: "closed" });
     served.fill(formatCount(workers.reduce((sum, { total_requests }) => sum + total_requests, 0), lang), "admin.served.note", { failed: ended - good });
-    uptime.fill(formatSpan(Date.now() / 1000 - metrics.sum("process_start_time_seconds"), lang), "admin.uptime.note", { broker: formatSpan(metrics.sum("omni_broker_uptime_seconds"), lang) });
+    uptime.fill(formatSpan(serverMs / 1000 + ageS - metrics.sum("process_start_time_seconds"), lang), "admin.uptime.note", { broker: formatSpan(metrics.sum("omni_broker_uptime_seconds") + ageS, lang) });
   };
   return { element: h("div", { class: "tiles" }, ...[slots, line, units, late, served, uptime].map(({ element }) => element)), show };
 }
