@@ -12,7 +12,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from omni.minicpmo.kv_cache import PagedKVCache, Span, StepShape, bucket_pages, plan_fields
+from omni.minicpmo.kv_cache import PagedKVCache, StepShape, plan_fields
+from omni.minicpmo.kv_pages import Span, bucket_pages
 from omni.minicpmo.model.attention import AttentionPlan
 from omni.minicpmo.staging import Array, Field, Staging
 from omni.minicpmo.token2wav_graphs import Call, GraphedCall, GraphMemory

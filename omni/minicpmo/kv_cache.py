@@ -1,7 +1,6 @@
-"""The paged KV cache: pages per slot, the plan of a step, roll-back, and moving a window.
+"""The paged KV cache: keys and values, the plan of a step, roll-back, and moving a window.
 
-`PageTable` is bookkeeping in plain Python; `PagedKVCache` adds the tensors. A cache index is a
-position: token i of a slot stands in page i // page_size of its table.
+Which pages a slot holds is bookkeeping without tensors: `kv_pages`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,99 +10,11 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from omni.errors import CapacityError, ContextExhausted
+from omni.minicpmo.kv_pages import WASTE_PAGE, PageTable, Span, bucket_pages
 from omni.minicpmo.model.attention import AttentionGroup, AttentionPlan, kernel_fits
 from omni.minicpmo.model.layers import rotate_keys
+from omni.minicpmo.prefill_plan import prefill_plan
 from omni.minicpmo.staging import Field, Staging
-
-WASTE_PAGE = 0  # idle rows and padding write here; it belongs to no slot
-
-
-class PageTable:
-    """Which pages each slot holds, and how many tokens are cached in it."""
-
-    def __init__(self, num_slots: int, num_pages: int, page_size: int, max_tokens: int) -> None:
-        self.page_size = page_size
-        self.num_pages = num_pages
-        self.max_tokens = max_tokens
-        self.lengths = [0] * num_slots
-        self.pages: list[list[int]] = [[] for _ in range(num_slots)]
-        # The same as one array to pick rows from, (slots, pages), zero beyond what is held.
-        self.rows = np.zeros((num_slots, -(-max_tokens // page_size)), dtype=np.int64)
-        self._free = list(range(num_pages - 1, WASTE_PAGE, -1))
-
-    @property
-    def num_free_pages(self) -> int:
-        """Pages that no slot holds."""
-        return len(self._free)
-
-    def pages_needed(self, slot: int, length: int) -> int:
-        """Return how many more pages *slot* needs to hold *length* tokens."""
-        return max(0, -(-length // self.page_size) - len(self.pages[slot]))
-
-    def grow(self, lengths: Sequence[tuple[int, int]]) -> None:
-        """Give each (slot, length) the pages that it needs, and set its length if that is longer.
-
-        Raises: ContextExhausted or CapacityError, before anything is changed.
-        """
-        longest: dict[int, int] = {}
-        for slot, length in lengths:
-            longest[slot] = max(length, longest.get(slot, 0))
-        self.check_room(longest)
-        for slot, length in longest.items():
-            for _ in range(self.pages_needed(slot, length)):
-                page = self._free.pop()
-                self.rows[slot, len(self.pages[slot])] = page
-                self.pages[slot].append(page)
-            self.lengths[slot] = max(self.lengths[slot], length)
-
-    def check_room(self, lengths: Mapping[int, int]) -> None:
-        """Raise ContextExhausted or CapacityError, if these slots cannot grow to these lengths."""
-        for slot, length in lengths.items():
-            if length > self.max_tokens:
-                raise ContextExhausted(
-                    f"the conversation would take {length} tokens; {self.max_tokens} are its "
-                    "limit: shorten what it begins with, or start a new one"
-                )
-        needed = sum(self.pages_needed(slot, length) for slot, length in lengths.items())
-        if needed > len(self._free):
-            raise CapacityError(
-                f"the memory for conversations is full ({needed} KV pages are needed, "
-                f"{len(self._free)} are free): try again when others have ended, or have fewer at "
-                "once (fabric.slots)"
-            )
-
-    def truncate(self, slot: int, length: int) -> None:
-        """Keep the first *length* tokens of *slot* and free the pages behind them."""
-        assert 0 <= length <= self.lengths[slot], (length, self.lengths[slot])
-        self.lengths[slot] = length
-        keep = -(-length // self.page_size)
-        self._free.extend(reversed(self.pages[slot][keep:]))
-        self.rows[slot, keep : len(self.pages[slot])] = WASTE_PAGE
-        del self.pages[slot][keep:]
-
-    def index(self, slot: int, start: int, stop: int) -> np.ndarray:
-        """Return the place of tokens start..stop-1 of *slot* in the pool laid flat, int64."""
-        tokens = np.arange(start, stop, dtype=np.int64)
-        return self.places(np.full_like(tokens, slot), tokens)
-
-    def places(self, slots: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Return the places of tokens of slots, both int64 of one shape, in the pool laid flat."""
-        pages = self.rows[slots, tokens // self.page_size]
-        places: np.ndarray = pages * self.page_size + tokens % self.page_size
-        return places
-
-    def check_integrity(self) -> None:
-        """Assert that every page is free or held once, and slots hold what their lengths need."""
-        held = [page for pages in self.pages for page in pages]
-        assert sorted(held + self._free) == list(range(1, self.num_pages))
-        for length, pages in zip(self.lengths, self.pages, strict=True):
-            assert len(pages) == -(-length // self.page_size), (length, pages)
-        for row, pages in zip(self.rows, self.pages, strict=True):
-            assert row[: len(pages)].tolist() == pages and not row[len(pages) :].any()
-
-
-Span = tuple[int, int, int]  # slot, first cache index, index behind the last
 
 
 @frozen
@@ -203,7 +114,7 @@ class PagedKVCache:
         assert all(row.num_tokens > 0 for row in rows), rows
         spans = self.spans(rows)
         self.reserve(spans)
-        plan = _prefill_plan(self.table, spans, self._is_causal, self._windows, self.pool.device)
+        plan = prefill_plan(self.table, spans, self._is_causal, self._windows, self.pool.device)
         return evolve(plan, uses_kernel=self._uses_kernel)
 
     def decode_plan(
@@ -350,115 +261,3 @@ class PagedKVCache:
             keys, values = layer.index_select(1, source)
             moved = torch.stack((rotate_keys(keys, shift, frequencies), values))
             layer.index_copy_(1, target, moved)
-
-
-def bucket_pages(num_pages: int) -> int:
-    """Round up to a multiple of 4 that wastes at most a quarter, so that few shapes occur."""
-    step = max(4, 1 << max(0, num_pages.bit_length() - 3))
-    return -(-num_pages // step) * step
-
-
-class _Packing:
-    """Collects integer arrays and sends them to the device as one tensor: one copy a step."""
-
-    def __init__(self) -> None:
-        self._arrays: list[np.ndarray] = []
-
-    def add(self, array: np.ndarray) -> int:
-        self._arrays.append(np.ascontiguousarray(array, dtype=np.int64))
-        return len(self._arrays) - 1
-
-    def send(self, device: torch.device) -> list[Tensor]:
-        flat = torch.from_numpy(np.concatenate([array.ravel() for array in self._arrays]))
-        if device.type == "cuda":
-            flat = flat.pin_memory()
-        buffer = flat.to(device, non_blocking=True)
-        parts = buffer.split([array.size for array in self._arrays])
-        return [part.view(a.shape) for part, a in zip(parts, self._arrays, strict=True)]
-
-
-def _prefill_plan(
-    table: PageTable,
-    spans: Sequence[Span],
-    is_causal: bool,
-    windows: Sequence[int | None],
-    device: torch.device,
-) -> AttentionPlan:
-    counts = np.array([stop - start for _, start, stop in spans])
-    offsets = np.concatenate(([0], np.cumsum(counts)))
-    packing = _Packing()
-    packing.add(np.concatenate([np.arange(start, stop) for _, start, stop in spans]))
-    packing.add(np.concatenate([table.index(*span) for span in spans]))
-    packing.add(offsets[1:] - 1)
-    output_index = np.empty(offsets[-1], dtype=np.int64)
-    members = _group_rows(spans, is_causal, windows)
-    flat_base = 0
-    for rows, is_fresh in members:
-        length = int(counts[rows].max())
-        for row_in_group, row in enumerate(rows):
-            base = flat_base + row_in_group * length
-            output_index[offsets[row] : offsets[row + 1]] = base + np.arange(counts[row])
-        flat_base += len(rows) * length
-        for array in _group_arrays(table, spans, rows, offsets, length, is_causal, windows):
-            packing.add(array)
-    packing.add(output_index)
-    sent = packing.send(device)
-    groups = []
-    for number, (_, is_fresh) in enumerate(members):
-        tokens, pages, first, last = sent[3 + 4 * number : 7 + 4 * number]
-        groups.append(
-            AttentionGroup(
-                token_index=tokens,
-                pages=None if is_fresh else pages,
-                first_visible=first,
-                last_visible=last,
-            )
-        )
-    return AttentionPlan(
-        positions=sent[0],
-        write_index=sent[1],
-        output_index=sent[-1],
-        last_token=sent[2],
-        groups=tuple(groups),
-        uses_kernel=False,
-    )
-
-
-def _first_visible(window_tokens: int | None, num_cached: int) -> int:
-    return 0 if window_tokens is None else max(0, num_cached - window_tokens)
-
-
-def _group_rows(
-    spans: Sequence[Span], is_causal: bool, windows: Sequence[int | None]
-) -> list[tuple[list[int], bool]]:
-    """Group rows whose numbers of queries differ less than twofold, fresh ones apart."""
-    groups: dict[tuple[bool, int], list[int]] = {}
-    for row, (slot, start, stop) in enumerate(spans):
-        is_fresh = is_causal and start == 0 and windows[slot] is None
-        groups.setdefault((is_fresh, (stop - start).bit_length()), []).append(row)
-    return [(rows, is_fresh) for (is_fresh, _), rows in groups.items()]
-
-
-def _group_arrays(
-    table: PageTable,
-    spans: Sequence[Span],
-    rows: Sequence[int],
-    offsets: np.ndarray,
-    length: int,
-    is_causal: bool,
-    windows: Sequence[int | None],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return token_index, pages, first_visible, last_visible of one group (see AttentionGroup)."""
-    bucket = bucket_pages(max(len(table.pages[spans[row][0]]) for row in rows))
-    tokens = np.empty((len(rows), length), dtype=np.int64)
-    pages = np.full((len(rows), bucket), WASTE_PAGE, dtype=np.int64)
-    first = np.zeros((len(rows), length), dtype=np.int64)
-    last = np.empty((len(rows), length), dtype=np.int64)
-    for number, row in enumerate(rows):
-        slot, start, stop = spans[row]
-        steps = np.minimum(np.arange(length), stop - start - 1)
-        tokens[number] = offsets[row] + steps
-        pages[number, : len(table.pages[slot])] = table.pages[slot]
-        last[number] = start + steps if is_causal else stop - 1
-        first[number] = _first_visible(windows[slot], start)
-    return tokens, pages, first, last

@@ -16,7 +16,8 @@ from torch import Tensor
 from omni.errors import CapacityError, ContextExhausted
 from omni.minicpmo.code_sampling import CodeSampler, CodeSampling
 from omni.minicpmo.graphs import GraphPool, Step, StepGraphs, table_pages
-from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow, Span, StepShape, bucket_pages
+from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow, StepShape
+from omni.minicpmo.kv_pages import Span, bucket_pages
 from omni.minicpmo.model.tts import Tts
 from omni.minicpmo.sampling import to_device
 from omni.minicpmo.staging import Array, Field, Staging

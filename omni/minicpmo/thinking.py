@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from omni.minicpmo.graphs import GraphPool, RowGraphs, Step, StepGraphs, or_eager, table_pages
-from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow, Span, StepShape
+from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow, StepShape
+from omni.minicpmo.kv_pages import Span
 from omni.minicpmo.model.llm import Llm
 from omni.minicpmo.sampling import TextRows, TextSampler, TextSampling, to_device
 from omni.minicpmo.session import Session

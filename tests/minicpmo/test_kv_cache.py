@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni.errors import CapacityError, ContextExhausted
-from omni.minicpmo.kv_cache import PagedKVCache, PageTable, PrefillRow, bucket_pages
+from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow
+from omni.minicpmo.kv_pages import PageTable, bucket_pages
 from omni.minicpmo.model.layers import rotary_frequencies, rotate_keys
 
 HEAD_DIM = 8
