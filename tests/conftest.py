@@ -24,6 +24,15 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 
 
+def pytest_configure() -> None:
+    """Hear SIGINT where a shell runs the tests in the background and has them ignore it.
+
+    What they start would ignore it, too, and is tested to end by it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have the pocket engine's tests first: they give back what they take.
 
@@ -89,10 +98,7 @@ class RunningOmni:
         return next(view for view in (await self.status()).workers if view.name == name)
 
     def stop(self) -> None:
-        """Stop it as a service manager does; fails when a process is left behind.
-
-        Not by SIGINT: a shell that runs the tests in the background has its children ignore it.
-        """
+        """Stop it as a service manager does; fails when a process is left behind."""
         if self.launcher.poll() is None:
             self.launcher.send_signal(signal.SIGTERM)
             self.launcher.wait(STOP_TIMEOUT_S)
