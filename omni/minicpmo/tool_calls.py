@@ -14,6 +14,8 @@ from attrs import define, field
 from omni.engine import ChatMessage, ToolCall
 from omni.minicpmo.tokenizer import Tokenizer
 
+#: Calls in one answer, as many as OpenAI's clients may send back; further ones are text.
+MAX_CALLS = 128
 #: Longest name of a function, as at OpenAI's; a longer one is no name.
 MAX_NAME_CHARS = 64
 
@@ -79,7 +81,7 @@ class ToolCalls:
             return ""
         written, self._inside = self.tokenizer.decode(self._inside), None
         self.has_words = False
-        call = read_call(written)
+        call = read_call(written) if self.num_calls < MAX_CALLS else None
         if call is None:
             return self.text(f"<tool_call>{written}{'</tool_call>' if is_closed else ''}")
         self._is_behind = True

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from omni.engine import ChatMessage, ToolCall
 from omni.minicpmo.tiny_tokenizer import train_tokenizer, write_tokenizer
 from omni.minicpmo.tokenizer import TextStream, Tokenizer
-from omni.minicpmo.tool_calls import ToolCalls, in_order_of_calls, read_call
+from omni.minicpmo.tool_calls import MAX_CALLS, ToolCalls, in_order_of_calls, read_call
 
 WEATHER = '{"name": "weather", "arguments": {"place": "Rome"}}'
 CLOCK = '{"name": "clock", "arguments": {}}'
@@ -121,6 +121,14 @@ def test_each_call_has_an_id_of_its_own() -> None:
     ids = {call.id for call in (read_call(CLOCK) for _ in range(50)) if call is not None}
 
     assert len(ids) == 50
+
+
+def test_an_answer_makes_no_more_calls_than_clients_may_send_back(tokenizer: Tokenizer) -> None:
+    one = f"<tool_call>{CLOCK}</tool_call>"
+
+    told = said(tokenizer, one * (MAX_CALLS + 1))
+
+    assert told == [("clock", "{}")] * MAX_CALLS + [one]
 
 
 def test_a_call_that_ends_with_the_answer_is_a_call(tokenizer: Tokenizer) -> None:

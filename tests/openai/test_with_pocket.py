@@ -13,6 +13,7 @@ from omni.pocket.hearing import Hearing
 from tests.conftest import RunningOmni, StartOmni
 from tests.openai.conftest import MODEL, TIMEOUT_S, picture_url, sdk
 from tests.pocket.conftest import hearing, lexicon, voice, word_error_rate
+from tests.realtime.openai.talk import talking
 
 __all__ = ["hearing", "lexicon", "voice"]  # fixtures
 
@@ -118,3 +119,50 @@ async def test_a_picture_is_refused_by_an_engine_that_sees_nothing(speaker: Asyn
         await speaker.chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": [picture]}]  # type: ignore
         )
+
+
+CLOCK = {"name": "clock", "parameters": {"type": "object"}}
+
+
+async def test_an_engine_that_calls_no_functions_answers_without_them(
+    speaker: AsyncOpenAI,
+) -> None:
+    """What others' functions gave is told to it in words."""
+    call = {"id": "c1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    reply = await speaker.chat.completions.create(
+        model=MODEL,
+        messages=[
+            {"role": "user", "content": "What is the capital of France?"},
+            {"role": "assistant", "tool_calls": [call]},  # type: ignore[list-item]
+            {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+            {"role": "user", "content": "What is the capital of France?"},
+        ],
+        tools=[{"type": "function", "function": CLOCK}],  # type: ignore[list-item]
+        max_completion_tokens=40,
+    )
+
+    assert reply.choices[0].message.content
+    assert reply.choices[0].message.tool_calls is None
+    assert reply.choices[0].finish_reason in ("stop", "length")
+
+
+async def test_an_engine_that_calls_no_functions_says_so_once_in_a_call(
+    talker: RunningOmni,
+) -> None:
+    async with talking(talker.address) as talk:
+        await talk.update(
+            tools=[{"type": "function", **CLOCK}],
+            output_modalities=["text"],
+            max_output_tokens=20,
+        )
+        for _ in range(2):
+            await talk.write("What is the capital of France?")
+            await talk.send("response.create")
+            while (await talk.receive())["type"] != "response.done":
+                pass
+
+    errors = [event["error"] for event in talk.events if event["type"] == "error"]
+    assert [error["code"] for error in errors] == ["tools_not_supported"]
+    assert "pocket calls no functions" in errors[0]["message"]
+    done = [event["response"] for event in talk.events if event["type"] == "response.done"]
+    assert all(response["output"][0]["type"] == "message" for response in done)

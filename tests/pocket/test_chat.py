@@ -15,6 +15,7 @@ from omni.engine import (
     ReplyChunk,
     SessionEvent,
     StopAnswer,
+    ToolCall,
     UserTranscript,
 )
 from omni.pocket.hearing import Hearing
@@ -187,6 +188,18 @@ def test_a_request_without_a_question_is_refused(
     (failed,) = answered(driver, ChatRequest(messages=messages))
 
     assert isinstance(failed, Failed) and failed.fatal
+
+
+@pytest.mark.parametrize("role", ["assistant", "tool"])
+def test_what_only_functions_lead_to_is_refused_in_words(driver: Driver, role: str) -> None:
+    """Who speaks to clients tells it in words, and sends none of it."""
+    calls = (ToolCall(id="c", name="f", arguments="{}"),) if role == "assistant" else ()
+    odd = ChatMessage(role=role, parts=(), tool_calls=calls)  # type: ignore[arg-type]
+
+    (failed,) = answered(driver, ChatRequest(messages=(odd, user("And?"))))
+
+    assert isinstance(failed, Failed) and failed.fatal
+    assert "calls no functions" in failed.message
 
 
 def test_a_message_beyond_the_context_is_refused(driver: Driver) -> None:
