@@ -39,7 +39,12 @@ _PAGE = Reply(schema=TEXT, content_types=("text/html",))
 #: fit any screen; the second fills it (`webroot/pages/omni.js`).
 _PHONE, _PHONE_OMNI = "/mobile", "/mobile-omni"
 #: Other names of pages, and where they lead.
-_LEADS = {_PHONE: f"{_PHONE}/", _PHONE_OMNI: f"{_PHONE_OMNI}/", "/redoc": "/docs"}
+_LEADS = {
+    _PHONE: f"{_PHONE}/",
+    _PHONE_OMNI: f"{_PHONE_OMNI}/",
+    "/half_duplex_omni": "/omni",  # of the demo's fork Comni: a call with pictures by turns
+    "/redoc": "/docs",
+}
 
 
 def add_pages(app: web.Application) -> None:

@@ -266,6 +266,10 @@ async def test_only_listen_is_said_with_each_chunk_until_it_is_let_go(browser: B
         await start_talking(page, url, "/omni")
         await page.click(".bar-force")
         await happened(lambda: script.forced > 2)
+        await page.locator(".stage").focus()
+        await page.keyboard.press("Space")  # holding the key adds nothing, and takes nothing away
+        forced = script.forced
+        await happened(lambda: script.forced > forced + 2)
         pressed = await page.locator(".bar-force").get_attribute("aria-pressed")
         await page.click(".bar-force")
         await page.wait_for_selector(".stage[data-phase=speaking]")

@@ -343,9 +343,10 @@ async def test_a_page_is_there_for_get_and_head(http: aiohttp.ClientSession, pat
         ("/mobile", "/mobile/"),
         ("/mobile-omni", "/mobile-omni/"),
         ("/mobile-omni?lang=zh", "/mobile-omni/?lang=zh"),
+        ("/half_duplex_omni", "/omni"),
     ],
 )
-async def test_the_phone_pages_are_led_to_by_their_names_without_a_slash(
+async def test_other_names_of_pages_lead_to_them(
     http: aiohttp.ClientSession, path: str, target: str
 ) -> None:
     async with http.get(path, allow_redirects=False) as got:

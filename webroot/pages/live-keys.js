@@ -9,7 +9,7 @@ const FIELDS = "input, textarea, select, [contenteditable]";
 const ACTIVATED = `${FIELDS}, button, a, summary, [role=tab]`;
 
 /**
- * @param {{session: any, start(): Promise<void>, mute(): void, togglePause(): void, showKeys(): void, escape(): boolean, keys: Record<string, () => void>}} page
+ * @param {{session: any, start(): Promise<void>, mute(): void, togglePause(): void, showKeys(): void, escape(): boolean, isForced: boolean, keys: Record<string, () => void>}} page
  */
 export function listenToKeys(page) {
   let escapedMs = -Infinity;
@@ -17,7 +17,7 @@ export function listenToKeys(page) {
 
   const hold = (/** @type {boolean} */ isOn) => {
     isHolding = isOn;
-    if (page.session?.forceListen) page.session.forceListen(isOn);
+    if (page.session?.forceListen) page.session.forceListen(isOn || page.isForced);
     else if (isOn) page.session?.interrupt();
   };
 

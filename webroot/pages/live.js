@@ -77,6 +77,8 @@ export class LivePage extends EventTarget {
   stage = h("section", { class: "stage", label: "stage.title", attrs: { tabindex: "-1" } });
   /** True where no call can begin: the page then says why. */
   isBlocked = false;
+  /** By the button; a held key adds to it. */
+  isForced = false;
   #isStarting = false;
   /** Further single-letter keys of the page. @type {Record<string, () => void>} */ keys = {};
   /** What Escape does before it means the end; true when it did something. */
@@ -102,7 +104,7 @@ export class LivePage extends EventTarget {
       mute: () => this.mute(),
       interrupt: () => this.session?.interrupt(),
       pause: mode.canPause ? () => this.togglePause() : null,
-      force: mode.canForce ? (isOn) => this.session?.forceListen?.(isOn) : null,
+      force: mode.canForce ? (isOn) => this.session?.forceListen?.((this.isForced = isOn)) : null,
       inspect: () => this.#inspector.toggle(),
     }, `${mode.name}.start`, mode.icon);
     this.#inspector.onToggle = (isOpen) => {
@@ -144,7 +146,7 @@ export class LivePage extends EventTarget {
     const parts = (this.#parts ??= makeParts());
     const session = new Session({ ...parts, ...this.#mode.parts?.() });
     this.session = session;
-    parts.capture.isMuted = false;
+    parts.capture.isMuted = this.isForced = false;
     this.#limit = null;
     this.#transcript.clear();
     this.waveform.clear();
