@@ -1,0 +1,40 @@
+"""Which frames are read beside the event loop."""
+
+import base64
+
+import numpy as np
+import orjson
+import pytest
+
+from omni.realtime.binary_sound import is_slow
+from omni.wav import wav_from_waveform
+
+RAW = base64.b64encode(np.zeros(16_000, "<f4").tobytes()).decode()
+WAV = base64.b64encode(wav_from_waveform(np.zeros(60_000, np.float32), 1000)).decode()
+
+
+def frame(**fields: object) -> bytes:
+    return orjson.dumps({"type": "audio_chunk", **fields})
+
+
+def test_a_usual_chunk_is_read_at_once() -> None:
+    assert not is_slow(frame(audio_base64=RAW, force_listen=True), False)
+    assert not is_slow(b"S16L" + bytes(32_000), True)
+    assert not is_slow(frame(text='a "short" prompt\n'), False)
+
+
+@pytest.mark.parametrize("name", ["audio_base64", "ref_audio_base64", "audio"])
+def test_a_file_that_is_resampled_is_read_in_a_thread(name: str) -> None:
+    """155 KiB at 1 kHz become 8 MB, and held the loop for 50 ms."""
+    assert is_slow(frame(**{name: WAV}), False)
+
+
+def test_no_way_of_writing_hides_a_file() -> None:
+    escaped = frame(audio_base64=WAV).replace(b"UklGR", rb"\u0055klGR")
+    assert orjson.loads(escaped)["audio_base64"] == WAV
+
+    assert is_slow(escaped, False)
+
+
+def test_opus_is_read_in_a_thread() -> None:
+    assert is_slow(b"OPUS" + bytes(200), True)
