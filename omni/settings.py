@@ -432,6 +432,8 @@ def _from_text(item: SettingField, text: str, source: str) -> Any:
         except ValueError:
             return _checked(item, text, source)
     if get_origin(item.type) is tuple:
+        if text.startswith(('["', "['")):  # it would be one odd text
+            raise SettingsError(f"{source}: {item.path} = {text}: here a list is written one,two")
         return _checked(item, [part.strip() for part in text.split(",") if part.strip()], source)
     return _checked(item, text, source)
 

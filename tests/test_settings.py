@@ -107,6 +107,7 @@ def test_texts_become_the_fields_type(override: str, value: object) -> None:
         ("service.port=1", ["service.port", "gateway_port"]),
         ("nothing.at_all=1", ["nothing.at_all", "sections"]),
         ("service.gateway_port", ["section.field=value"]),
+        ('security.allowed_origins=["http://a"]', ["allowed_origins", "one,two"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(override: str, words: list[str]) -> None:
