@@ -13,7 +13,7 @@ from omni.link import LinkedSession
 from omni.realtime.chat import HTTP_MAX_NEW_TOKENS, parse_request
 from omni.realtime.chat_session import misfit
 from omni.realtime.media import encode_wav
-from omni.routes.bodies import INLINE_BYTES, read_fields
+from omni.routes.bodies import read_media
 from omni.routes.chat_schemas import CHAT_REQUEST
 from omni.routes.describe import (
     FLAG,
@@ -80,11 +80,7 @@ async def post_chat(request: web.Request) -> web.Response:
     """Answer one request; a client that hangs up cancels it, also while it waits."""
     app = request.app
     app[APPS].require("turnbased")
-    fields = await read_fields(request)
-    if (request.content_length or 0) > INLINE_BYTES:
-        chat = await asyncio.to_thread(parse_request, fields, HTTP_MAX_NEW_TOKENS)
-    else:
-        chat = parse_request(fields, HTTP_MAX_NEW_TOKENS)
+    chat = await read_media(request, lambda fields: parse_request(fields, HTTP_MAX_NEW_TOKENS))
     chat = evolve(chat, streaming=False)  # nothing is sent before the end
     began_at, turn = time.monotonic(), _Turn()
     linked = app[LINK].open_session(new_id("chat"), "chat")
