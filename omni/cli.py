@@ -84,8 +84,7 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", metavar="N", help="worker processes")
     parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument("--http", action="store_true", help="no TLS; for localhost")
-    parser.add_argument("--model", metavar="PATH", help="MiniCPM-o checkpoint: directory or id")
-    parser.add_argument("--data-dir", metavar="DIR", help="recordings, voices, converted weights")
+    _add_model(parser)
     add_parent_argument(parser)
     parser.set_defaults(command=_up)
 
@@ -109,6 +108,19 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
         "fabric.workers": args.workers,
         "service.compile": "true" if args.compile else None,
         "web.https": "false" if args.http else None,
+    }
+    flags = [f"{path}={value}" for path, value in chosen.items() if value is not None]
+    return flags + _of_model(args)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="PATH", help="MiniCPM-o checkpoint: directory or id")
+    parser.add_argument("--data-dir", metavar="DIR", help="recordings, voices, fetched models")
+
+
+def _of_model(args: argparse.Namespace) -> list[str]:
+    """Return what `_add_model` added as `--set` knows it."""
+    chosen = {
         "model.model_path": _absolute_if_there(args.model),
         "service.data_dir": os.path.abspath(args.data_dir) if args.data_dir else None,
     }
@@ -172,12 +184,14 @@ def _run_drain(settings: Settings, worker: str) -> int:
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     add_settings_arguments(parser)
+    _add_model(parser)
     parser.set_defaults(command=_doctor)
 
 
 def _doctor(args: argparse.Namespace) -> int:
     from omni.doctor import examine  # looks for every package there is
 
+    args.overrides = [*args.overrides, *_of_model(args)]
     return examine(settings_of(args))
 
 
@@ -210,21 +224,16 @@ def _keys(args: argparse.Namespace) -> int:
 
 def _add_precompile(parser: argparse.ArgumentParser) -> None:
     add_settings_arguments(parser)
-    parser.add_argument("--model", metavar="PATH", help="MiniCPM-o checkpoint: directory or id")
+    _add_model(parser)
     parser.add_argument("--compile", action="store_true", help="also what torch.compile builds")
     parser.add_argument("--gpu", metavar="N", default="", help="which GPU, as nvidia-smi counts")
-    parser.add_argument("--data-dir", metavar="DIR", help="where it is kept")
     parser.set_defaults(command=_precompile)
 
 
 def _precompile(args: argparse.Namespace) -> int:
     """Start the engine once, in a process of its own that may choose its GPU."""
-    chosen = {
-        "model.model_path": _absolute_if_there(args.model),
-        "service.compile": "true" if args.compile else None,
-        "service.data_dir": os.path.abspath(args.data_dir) if args.data_dir else None,
-    }
-    args.overrides = [*args.overrides, *(f"{k}={v}" for k, v in chosen.items() if v is not None)]
+    compiles = ["service.compile=true"] if args.compile else []
+    args.overrides = [*args.overrides, *_of_model(args), *compiles]
     words = ["--gpu", args.gpu] if args.gpu else []
     command = [sys.executable, "-m", "omni.precompile", *words, *_arguments(args)]
     return subprocess.call(command, cwd=ROOT)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from attrs import evolve
@@ -196,6 +197,13 @@ def test_the_doctor_says_how_to_mend_what_is_wrong() -> None:
     assert found["certificate"].mark == "!!" and "/nowhere/cert.pem" in found["certificate"].text
     assert "no such directory" in found["model"].text
     assert found["engine"].text == "minicpmo"
+
+
+def test_the_doctor_looks_at_the_model_that_it_is_asked_for(tmp_path: Path) -> None:
+    done = run("doctor", "--model", str(tmp_path))
+
+    assert done.returncode == 1
+    assert str(tmp_path / "config.json") in done.stdout
 
 
 def test_the_doctor_finds_nothing_wrong_with_what_is_installed() -> None:

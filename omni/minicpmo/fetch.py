@@ -90,6 +90,8 @@ def find_model(
     directory = Path(path_or_id).expanduser()
     if directory.is_dir():
         return directory.resolve()
+    if directory.is_file():
+        raise CheckpointError(f"{path_or_id} is a file; name the directory of the checkpoint")
     if not is_model_id(path_or_id):
         raise CheckpointError(
             f"{path_or_id}: there is no such directory, and it is no model id like {DEFAULT_MODEL}"

@@ -110,6 +110,11 @@ def test_a_config_that_is_not_ours_is_refused_with_its_field(checkpoint_dir, fie
         ModelConfig.from_fields(config | fields)
 
 
+def test_a_directory_without_a_checkpoint_is_told_with_the_ways_out(tmp_path):
+    with pytest.raises(CheckpointError, match="`omni model check .*`omni model fetch`"):
+        ModelConfig.from_directory(tmp_path)
+
+
 def test_absent_fields_take_the_published_values():
     config = ModelConfig.from_fields({"model_type": "minicpmo"})
 

@@ -337,6 +337,14 @@ def test_a_path_that_is_not_there_is_no_id(path: str, tmp_path: Path) -> None:
         resolve_model(path, tmp_path)
 
 
+def test_a_file_in_place_of_a_directory_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.touch()
+
+    with pytest.raises(CheckpointError, match="is a file; name the directory"):
+        resolve_model(str(path), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("model", "is_one"),
     [("openbmb/MiniCPM-o-4_5", True), ("ms:A/b", True), ("hf:A/b", True), ("../b", False)],

@@ -114,6 +114,11 @@ class ModelConfig:
         path = directory / "config.json"
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as exc:
+            raise CheckpointError(
+                f"{path}: there is no such file, so this is no checkpoint; `omni model check "
+                f"{directory}` lists what is missing, `omni model fetch` downloads the published one"
+            ) from exc
         except OSError as exc:
             raise CheckpointError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
         except ValueError as exc:
