@@ -117,7 +117,7 @@ class ModelConfig:
         except FileNotFoundError as exc:
             raise CheckpointError(
                 f"{path}: there is no such file, so this is no checkpoint; `omni model check "
-                f"{directory}` lists what is missing, `omni model fetch` downloads the published one"
+                f"{directory}` lists what is missing, `omni model fetch` downloads one"
             ) from exc
         except OSError as exc:
             raise CheckpointError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
