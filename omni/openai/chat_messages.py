@@ -17,7 +17,7 @@ from omni.openai.media import (
 from omni.openai.tools import MAX_CALLS, MAX_NAME_CHARS
 from omni.realtime.content import BEGIN, GO_ON, MAX_MESSAGES, MAX_PARTS
 from omni.realtime.fields import FieldError, Fields
-from omni.realtime.media import MAX_IMAGE_BYTES, MAX_SPEECH_S
+from omni.realtime.media import MAX_IMAGE_BYTES, SoundLeft
 
 _AUTHORS: Mapping[str, Literal["system", "user", "assistant", "tool"]] = {
     "system": "system",
@@ -43,8 +43,9 @@ def read_messages(fields: Fields, recall: Recall) -> tuple[ChatMessage, ...]:
     """
     messages: list[ChatMessage] = []
     called: set[str] = set()
+    left = SoundLeft()
     for entry in fields.objects("messages", MAX_MESSAGES):
-        message = _message(entry, recall)
+        message = _message(entry, recall, left)
         called.update(call.id for call in message.tool_calls)
         if message.role == "tool" and message.tool_call_id not in called:
             raise entry.wrong("tool_call_id", "it names no call of the messages before it")
@@ -96,11 +97,11 @@ def wants_detail(fields: Fields) -> bool:
     )
 
 
-def _message(fields: Fields, recall: Recall) -> ChatMessage:
+def _message(fields: Fields, recall: Recall, left: SoundLeft) -> ChatMessage:
     if not fields.has("role"):
         raise Refusal((*fields.loc, "role"), "is missing", "missing_required_parameter")
     role = _AUTHORS[fields.choice("role", "user", tuple(_AUTHORS))]
-    parts = _parts(fields)
+    parts = _parts(fields, left)
     if role == "tool":
         call_id = _call_id(fields)
         return ChatMessage(role=role, parts=_only_text(fields, parts), tool_call_id=call_id)
@@ -145,15 +146,15 @@ def _recalled(fields: Fields, recall: Recall) -> Part:
     return Part(kind="text", text=text)
 
 
-def _parts(fields: Fields) -> tuple[Part, ...]:
+def _parts(fields: Fields, left: SoundLeft) -> tuple[Part, ...]:
     content = fields.values.get("content")
     if isinstance(content, str):
         return (Part(kind="text", text=fields.text("content")),) if content else ()
-    parts = (_part(entry) for entry in fields.objects("content", MAX_PARTS))
+    parts = (_part(entry, left) for entry in fields.objects("content", MAX_PARTS))
     return tuple(part for part in parts if part is not None)
 
 
-def _part(fields: Fields) -> Part | None:
+def _part(fields: Fields, left: SoundLeft) -> Part | None:
     match fields.values.get("type"):
         case "text":
             return Part(kind="text", text=fields.text("text"))
@@ -166,7 +167,8 @@ def _part(fields: Fields) -> Part | None:
             sound = _named(fields, "input_audio", "data")
             sound.choice("format", "wav", _SOUND_KINDS)
             data = sound.text("data", max_chars=2 * MAX_SOUND_BYTES)
-            pcm = read_recording(data, (*sound.loc, "data"), MAX_SPEECH_S)
+            loc = (*sound.loc, "data")
+            pcm = left.read(lambda max_s: read_recording(data, loc, max_s), loc)
             return Part(kind="audio", data=pcm)
         case "video_url":
             video = _named(fields, "video_url", "url")

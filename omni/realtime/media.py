@@ -1,11 +1,13 @@
 """Sound, pictures and films as clients send them: strict base64 <-> bytes, bounded in size."""
 
 import binascii
+from collections.abc import Callable
 
 import numpy as np
 import pybase64
+from attrs import define
 
-from omni.audio import INPUT_HZ, Waveform, harmless, resample, waveform_from_pcm16
+from omni.audio import INPUT_HZ, Waveform, harmless, resample, seconds, waveform_from_pcm16
 from omni.engine import EMPTY, Buffer
 from omni.errors import ProtocolError, TooLarge
 from omni.pictures import check_size
@@ -22,6 +24,26 @@ MAX_IMAGE_BYTES = 32 * 2**20
 PCM16_TAG = b"S16L"
 FLOAT32_TAG = b"F32L"
 _FLOAT32_BYTES = 4
+
+
+@define
+class SoundLeft:
+    """How much sound one request may still bring, in seconds.
+
+    A bound for each part is none: a file of a few KB can hold half an hour of silence, and a
+    request thousands of them.
+    """
+
+    left_s: float = MAX_SPEECH_S
+
+    def read(self, read: Callable[[float], Buffer], loc: Location) -> Buffer:
+        """Return what *read*, which is told how many seconds it may give, makes of one part."""
+        if self.left_s <= 0:
+            problem = f"all sound of a request together lasts at most {MAX_SPEECH_S:.0f} s"
+            raise FieldError(loc, problem)
+        pcm = read(self.left_s)
+        self.left_s -= seconds(len(pcm) // _FLOAT32_BYTES, INPUT_HZ)
+        return pcm
 
 
 def decode_base64(text: str, loc: Location) -> bytes:

@@ -380,3 +380,23 @@ async def test_no_header_splits_an_answer(omni: RunningOmni) -> None:
         url = URL(f"{omni.address}/nothing%0d%0aSet-Cookie:%20a=b", encoded=True)
         async with http.get(url, allow_redirects=False) as reply:
             assert "Set-Cookie" not in reply.headers
+
+
+async def test_many_small_sounds_are_no_way_round_the_bound_of_one(omni: RunningOmni) -> None:
+    """18 MiB of WAV files at 1 kHz became 878 MiB of sound; FLAC of silence is far smaller."""
+    quiet = np.zeros(950 * 1000, np.int16)
+    files = {}
+    for form in ("WAV", "FLAC"):
+        file = io.BytesIO()
+        soundfile.write(file, quiet, 1000, format=form, subtype="PCM_U8" if form == "WAV" else None)
+        files[form] = base64.b64encode(file.getvalue()).decode()
+    wav = [{"type": "audio", "data": files["WAV"]}]
+    demo = {"messages": [{"role": "user", "content": wav}, {"role": "user", "content": wav}]}
+    flac = [{"type": "input_audio", "input_audio": {"data": files["FLAC"]}}] * 2
+    openai = {"model": "x", "messages": [{"role": "user", "content": flac}]}
+
+    async with undisturbed(omni, "adx_sounds"):
+        status, answer = await send(omni, "POST", "/api/chat", orjson.dumps(demo))
+        assert status == 422 and "of sound are above 850 s" in answer["error"]
+        status, answer = await send(omni, "POST", "/v1/chat/completions", orjson.dumps(openai))
+        assert status == 400 and "messages[0].content[1]" in answer["error"]["message"]
