@@ -56,7 +56,9 @@ class AudioSettings:
         "token2wav", "vocoder family of chat answers"
     )
     vocoder: Literal["native", "minicpmo-utils"] = _setting(
-        "native", "our own batched vocoder, or the minicpmo-utils package as a check on a GPU"
+        "native",
+        "our own batched vocoder, or the minicpmo-utils package as a check on a GPU; the published "
+        "five files need its release 1.0.6",
     )
     max_voices: int = _setting(500, "uploaded voices that are kept", low=0, high=100_000)
     max_voices_s: float = _setting(7200.0, "how long they may be, all together", low=0)
