@@ -56,9 +56,7 @@ class AudioSettings:
         "token2wav", "vocoder family of chat answers"
     )
     vocoder: Literal["native", "minicpmo-utils"] = _setting(
-        "native",
-        "our own batched vocoder, or the minicpmo-utils package as a check on a GPU; the published "
-        "five files need its release 1.0.6",
+        "native", "our own, or minicpmo-utils as a check on a GPU (1.0.6 for the published five files)"
     )
     max_voices: int = _setting(500, "uploaded voices that are kept", low=0, high=100_000)
     max_voices_s: float = _setting(7200.0, "how long they may be, all together", low=0)
