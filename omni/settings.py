@@ -56,7 +56,8 @@ class AudioSettings:
         "token2wav", "vocoder family of chat answers"
     )
     vocoder: Literal["native", "minicpmo-utils"] = _setting(
-        "native", "our own, or minicpmo-utils as a check on a GPU (1.0.6 for the published five files)"
+        "native",
+        "our own, or minicpmo-utils as a check on a GPU (1.0.6 for the published five files)",
     )
     max_voices: int = _setting(500, "uploaded voices that are kept", low=0, high=100_000)
     max_voices_s: float = _setting(7200.0, "how long they may be, all together", low=0)
