@@ -180,6 +180,29 @@ def test_text_has_enough_contrast_on_what_lies_under_it(scheme: str) -> None:
     assert {pair: ratio for pair, ratio in ratios.items() if ratio < 4.5} == {}
 
 
+def over(colour: str, alpha: float, ground: str) -> str:
+    """The colour that shows where *colour* lies on *ground*."""
+    parts = [(int(colour[at : at + 2], 16), int(ground[at : at + 2], 16)) for at in (1, 3, 5)]
+    return "#" + "".join(f"{round(alpha * top + (1 - alpha) * below):02x}" for top, below in parts)
+
+
+def test_words_on_a_picture_can_be_read_whatever_it_shows() -> None:
+    """The worst picture is a white one: the veil under the words must be enough."""
+    css = (WEBROOT / "css" / "omni.css").read_text("utf-8")
+    veils = re.findall(r"--(picture-veil[\w-]*|on-picture-2): rgb\((.+) / (\d+)%\);", css)
+    colours = {
+        name: ("#" + "".join(f"{int(part):02x}" for part in rgb.split()), int(percent) / 100)
+        for name, rgb, percent in veils
+    }
+    ratios = {}
+    for veil in ("picture-veil", "picture-veil-you"):
+        ground = over(*colours[veil], "#ffffff")
+        quiet = over(*colours["on-picture-2"], ground)
+        ratios[veil] = min(contrast("#ffffff", ground), contrast(quiet, ground))
+
+    assert {veil: ratio for veil, ratio in ratios.items() if ratio < 4.5} == {}
+
+
 def test_both_languages_have_every_key_with_the_same_parameters() -> None:
     english, chinese = texts("en"), texts("zh")
 

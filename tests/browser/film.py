@@ -27,7 +27,7 @@ def write_desk(path: Path) -> Path:
     draw.rectangle((0, 0, width, 330), fill="#cfe0e6")
     draw.rectangle((90, 0, 520, 300), fill="#f7fbff")
     draw.rectangle((0, 440, width, height), fill="#c99a63")
-    draw.ellipse((250, 360, 620, 690), fill="#00000038")
+    draw.ellipse((470, 500, 870, 600), fill="#9a7145")
     picture = picture.filter(ImageFilter.GaussianBlur(9))
     draw = ImageDraw.Draw(picture)
     draw.rounded_rectangle((600, 250, 840, 560), 36, fill="#fdfaf3")

@@ -95,6 +95,8 @@ async function main() {
   root.append(hero(), engine);
   const [pages, tools, defaults, found] = await Promise.all([enabledPages(), enabledTools(), getDefaults(), visitor()]);
   engine.append(engineCard(defaults));
+  const omni = pages.find(({ appId }) => appId === "omni");
+  if (omni) root.querySelector(".hero-buttons > a")?.after(h("a", { class: "button large", icon: omni.icon, t: omni.name, attrs: { href: omni.route } }));
   root.append(
     h("section", { class: "section" }, h("h2", { t: "home.modes" }), modeCards(pages)),
     h("section", { class: "section" }, h("h2", { t: "home.compare" }), comparison(pages)),

@@ -90,8 +90,11 @@ async function onDefaults({ engine, model_name, vision, modes, recording }) {
   if (recording) page.stage.querySelector(".stage-words")?.append(h("p", { class: "record-note", icon: "info", t: "omni.recorded" }));
   page.isBlocked = Boolean(engine) && (vision === false || modes?.includes("omni_duplex") === false);
   document.body.classList.toggle("is-blind", page.isBlocked);
-  if (page.isBlocked) page.stage.querySelector(".stage-center")?.append(blindCard(model_name || engine || ""));
-  else if (settings.value.camExplained && (await isAllowed())) await showCamera();
+  if (page.isBlocked) {
+    full.leave();
+    page.stage.querySelector(".stage-center")?.append(blindCard(model_name || engine || ""));
+  }
+  if (!page.isBlocked && settings.value.camExplained && (await isAllowed())) await showCamera();
 }
 
 /** @param {string} name of the model */
