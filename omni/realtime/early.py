@@ -5,15 +5,17 @@ from collections import deque
 from attrs import define, field
 
 from omni.errors import TooLarge
-from omni.realtime.dialect import Command, Sound
+from omni.realtime.dialect import Command, Open, Sound
+from omni.recording.sound import held_bytes
 
 
 @define
 class EarlyCommands:
     """Commands in the order in which they came.
 
-    max_bytes: of the frames that held them. When it is full the oldest sound goes; where no sound
-    is left to go, the newcomer is refused.
+    max_bytes: of the frames that held them, or of what those hold where it is more: 600 bytes of
+    Opus can be half a minute of sound. When it is full the oldest sound goes; where no sound is
+    left to go, the newcomer is refused, unless nothing else is kept.
     """
 
     max_bytes: int
@@ -23,9 +25,10 @@ class EarlyCommands:
 
     def push(self, command: Command, num_bytes: int) -> None:
         """Keep *command*, whose frame had *num_bytes*. Raises: TooLarge."""
+        num_bytes = max(num_bytes, _held(command))
         self._kept.append((command, num_bytes))
         self._num_bytes += num_bytes
-        while self._num_bytes > self.max_bytes:
+        while self._num_bytes > self.max_bytes and len(self._kept) > 1:
             if not self._drop_oldest_sound():
                 self._kept.pop()
                 self._num_bytes -= num_bytes
@@ -47,3 +50,12 @@ class EarlyCommands:
                 self.num_dropped += 1
                 return True
         return False
+
+
+def _held(command: Command) -> int:
+    match command:
+        case Sound(chunk=chunk):
+            return held_bytes(chunk)
+        case Open(input=opening):
+            return held_bytes(opening)
+    return 0

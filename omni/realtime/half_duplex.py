@@ -38,6 +38,7 @@ from omni.realtime.fields import Fields, read_object
 from omni.realtime.media import (
     MAX_CHUNK_S,
     MAX_VOICE_S,
+    SoundLeft,
     decode_sound,
 )
 from omni.realtime.native import AnswerWriter, render_common
@@ -157,7 +158,7 @@ def _parse_chunk(fields: Fields, max_slice_nums: int | None) -> AudioChunk:
 
 def _parse_system(fields: Fields) -> tuple[Part, ...]:
     """Return the system content; documents of the demo also know the two older fields."""
-    parts = parse_parts(fields, "system_content")
+    parts = parse_parts(fields, "system_content", SoundLeft(MAX_VOICE_S))
     only(parts, ("text", "audio"), "system_content")
     if not parts and (text := fields.text("system_prompt")):
         parts = (Part(kind="text", text=text),)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pybase64
-from attrs import define
+from attrs import define, field
 
 from omni.audio import INPUT_HZ, Waveform, harmless, resample, seconds, waveform_from_pcm16
 from omni.engine import EMPTY, Buffer
@@ -28,21 +28,23 @@ _FLOAT32_BYTES = 4
 
 @define
 class SoundLeft:
-    """How much sound one request may still bring, in seconds.
+    """How much sound one request may still bring. max_s: all of it together.
 
     A bound for each part is none: a file of a few KB can hold half an hour of silence, and a
     request thousands of them.
     """
 
-    left_s: float = MAX_SPEECH_S
+    max_s: float = MAX_SPEECH_S
+    _used_s: float = field(default=0.0, init=False)
 
     def read(self, read: Callable[[float], Buffer], loc: Location) -> Buffer:
         """Return what *read*, which is told how many seconds it may give, makes of one part."""
-        if self.left_s <= 0:
-            problem = f"all sound of a request together lasts at most {MAX_SPEECH_S:.0f} s"
+        left_s = self.max_s - self._used_s
+        if left_s <= 0:
+            problem = f"all sound of a request together lasts at most {self.max_s:.0f} s"
             raise FieldError(loc, problem)
-        pcm = read(self.left_s)
-        self.left_s -= seconds(len(pcm) // _FLOAT32_BYTES, INPUT_HZ)
+        pcm = read(left_s)
+        self._used_s += seconds(len(pcm) // _FLOAT32_BYTES, INPUT_HZ)
         return pcm
 
 

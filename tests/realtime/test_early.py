@@ -42,6 +42,30 @@ def test_more_control_than_fits_is_refused() -> None:
     assert _all(early) == [PREPARE]
 
 
+@pytest.mark.parametrize("num_frame_bytes", [1, 20])
+def test_sound_counts_as_what_it_is_unpacked(num_frame_bytes: int) -> None:
+    """8 MiB of Opus could wait as 8 GB of sound, for each client in the queue."""
+    early = EarlyCommands(100)
+    for number in range(9):
+        long = Sound(chunk=AudioChunk(pcm=Buffer(bytes([number] * 30)), frames=(Buffer(b"12345"),)))
+        early.push(long, num_frame_bytes)
+
+    assert early.num_dropped == 7
+    assert [each.chunk.pcm[0] for each in _all(early) if isinstance(each, Sound)] == [7, 8]
+
+
+def test_voices_count_too_and_one_opening_of_any_size_is_kept() -> None:
+    opening = Open(input=PrepareDuplex(mode="audio_duplex", voice=Buffer(bytes(150))))
+    early = EarlyCommands(100)
+    early.push(opening, 10)
+
+    with pytest.raises(TooLarge):
+        early.push(opening, 10)
+    early.push(_sound(1), 1)
+
+    assert _all(early) == [opening]
+
+
 def test_room_is_given_back() -> None:
     early = EarlyCommands(10)
     early.push(PREPARE, 10)
