@@ -1,5 +1,6 @@
 """A person with a browser gets into a locked server by its sign-in page, and only with a key."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,7 @@ from omni.security.key_book import KeyBook
 from omni.settings import SecuritySettings
 from tests.browser.browser import CHROMIUM, chromium, until
 from tests.conftest import RunningOmni, StartOmni
+from tests.realtime.client import TIMEOUT_S
 
 pytestmark = [
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs Chromium at {CHROMIUM}"),
@@ -81,3 +83,32 @@ async def test_the_page_speaks_chinese_to_who_does(locked: RunningOmni) -> None:
         await page.goto(f"{locked.address}/signin")
 
         await until(page, "document.querySelector('h1')?.textContent === '登录'")
+
+
+async def test_the_code_that_the_realtime_page_shows_gets_in_with_a_key(
+    locked: RunningOmni,
+) -> None:
+    """A browser drops a connection whose server answers none of the subprotocols."""
+    key = KeyBook(locked.data_dir, SecuritySettings()).make("api", "program")[1]
+    async with chromium() as browser:
+        context = await browser.new_context(ignore_https_errors=True)
+        page = await context.new_page()
+        lines: list[str] = []
+        page.on("console", lambda line: lines.append(line.text))
+        await page.goto(f"{locked.address}/signin")  # without a cookie
+
+        for dialect in ("r1", "r2", "openai"):
+            code = await page.evaluate(
+                """async (dialect) => {
+                    const { snippet } = await import("/static/lib/snippets.js");
+                    const wanted = { dialect, mode: "audio", instructions: "", needsKey: true };
+                    return snippet("javascript", { ...wanted, origin: location.origin });
+                }""",
+                dialect,
+            )
+            lines.clear()
+            await page.evaluate(f"() => {{ {code.replace('YOUR_KEY', key)} \n}}")
+            wanted = "session.created" if dialect != "openai" else "Hello,"
+            async with asyncio.timeout(TIMEOUT_S):
+                while not any(wanted in line for line in lines):
+                    await asyncio.sleep(0.02)

@@ -16,7 +16,7 @@ export function snippet(language, wanted) {
 /** @param {Wanted} wanted */
 function socketOf({ origin, dialect, mode, needsKey }) {
   const url = origin.replace(/^http/, "ws") + Route.realtime(dialect, mode);
-  return `new WebSocket(${JSON.stringify(url)}${needsKey ? ', ["omni", "omni-key.YOUR_KEY"]' : ""})`;
+  return `new WebSocket(${JSON.stringify(url)}${needsKey ? ', ["realtime", "omni-key.YOUR_KEY"]' : ""})`;
 }
 
 /** @param {Wanted} wanted */
