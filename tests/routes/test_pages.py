@@ -7,8 +7,10 @@ from yarl import URL
 from omni.routes.pages import WEBROOT
 from tests.conftest import RunningOmni
 
+PATHS = ["/", "/audio_duplex", "/turnbased", "/half_duplex", "/realtime", "/admin"]
 
-@pytest.mark.parametrize("path", ["/", "/audio_duplex", "/turnbased", "/half_duplex", "/realtime", "/admin"])
+
+@pytest.mark.parametrize("path", PATHS)
 async def test_a_page_has_the_headers_that_browsers_need(omni: RunningOmni, path: str) -> None:
     async with aiohttp.ClientSession(omni.address) as http, http.get(path) as reply:
         text, headers = await reply.text(), reply.headers
