@@ -14,8 +14,9 @@ class EarlyCommands:
     """Commands in the order in which they came.
 
     max_bytes: of the frames that held them, or of what those hold where it is more: 600 bytes of
-    Opus can be half a minute of sound. When it is full the oldest sound goes; where no sound is
-    left to go, the newcomer is refused, unless nothing else is kept.
+    Opus can be half a minute of sound. The first command counts as its frame alone: it may bring
+    voices. When it is full the oldest sound goes; where no sound is left to go, the newcomer is
+    refused.
     """
 
     max_bytes: int
@@ -25,10 +26,11 @@ class EarlyCommands:
 
     def push(self, command: Command, num_bytes: int) -> None:
         """Keep *command*, whose frame had *num_bytes*. Raises: TooLarge."""
-        num_bytes = max(num_bytes, _held(command))
+        if self._kept or num_bytes > self.max_bytes:
+            num_bytes = max(num_bytes, _held(command))
         self._kept.append((command, num_bytes))
         self._num_bytes += num_bytes
-        while self._num_bytes > self.max_bytes and len(self._kept) > 1:
+        while self._num_bytes > self.max_bytes:
             if not self._drop_oldest_sound():
                 self._kept.pop()
                 self._num_bytes -= num_bytes
