@@ -34,11 +34,11 @@ from omni.realtime.openai.config import SessionConfig
 from omni.realtime.openai.conversation import Conversation
 from omni.realtime.openai.events import ServerEvent, error_event, new_id
 from omni.realtime.openai.formats import Decoder
+from omni.realtime.openai.item_events import added, done_with_item
 from omni.realtime.openai.items import Item, Message, UserSound
+from omni.realtime.openai.lacks import Lacks
 from omni.realtime.openai.microphone import INLINE_WINDOWS, Microphone, SpeechChange
-from omni.realtime.openai.response import deleted
 from omni.realtime.openai.shown_config import shown
-from omni.realtime.openai.shown_items import shown_item
 from omni.realtime.openai.slots import Slots
 from omni.realtime.openai.transcripts import Transcripts
 from omni.settings import RealtimeSettings
@@ -91,8 +91,7 @@ class RealtimeSession:
     _speech_item_id: str = field(default="", init=False)
     _ahead: _Ahead | None = field(default=None, init=False)
     _is_answer_due: bool = field(default=False, init=False)
-    _was_told_blind: bool = field(default=False, init=False)
-    _was_told_toolless: bool = field(default=False, init=False)
+    _lacks: Lacks = field(factory=Lacks, init=False)
 
     def __attrs_post_init__(self) -> None:
         settings = self.settings
@@ -171,7 +170,8 @@ class RealtimeSession:
             case CreateItem():
                 await self._create_item(event)
             case RetrieveItem() | DeleteItem() | TruncateItem():
-                await self._do_with_item(event)
+                sound = self.config.input_format
+                await self.tell(await done_with_item(self.conversation, event, sound))
             case CreateResponse():
                 await self._create_response(event)
             case CancelResponse(response_id=response_id):
@@ -193,40 +193,9 @@ class RealtimeSession:
     # --- items ---
 
     async def _create_item(self, event: CreateItem) -> None:
-        added = self._added(event.item, event.previous_item_id)
+        events = added(self.conversation, event.item, event.previous_item_id)
         self.record.wrote(event.item)
-        await self.tell(added)
-
-    def _added(self, item: Item, after: str | None = None) -> list[ServerEvent]:
-        """Add *item* to the conversation and return the events that tell so. Raises: Refusal."""
-        previous, gone = self.conversation.add(item, after)
-        shown = shown_item(item)
-        return [
-            ServerEvent.of("conversation.item.added", previous_item_id=previous, item=shown),
-            ServerEvent.of("conversation.item.done", previous_item_id=previous, item=shown),
-            *deleted(gone),
-        ]
-
-    async def _do_with_item(self, event: RetrieveItem | DeleteItem | TruncateItem) -> None:
-        match event:
-            case RetrieveItem(item_id=item_id):
-                item = self.conversation.find(item_id, "retrieve")
-                sound = self.config.input_format
-                whole = await asyncio.to_thread(shown_item, item, sound)
-                await self.tell([ServerEvent.of("conversation.item.retrieved", item=whole)])
-            case DeleteItem(item_id=item_id):
-                item = self.conversation.find(item_id, "delete")
-                self.conversation.remove(item)
-                await self.tell(deleted([item]))
-            case TruncateItem(item_id=item_id, content_index=index, audio_end_ms=end_ms):
-                self.conversation.truncate(item_id, index, end_ms)
-                truncated = ServerEvent.of(
-                    "conversation.item.truncated",
-                    item_id=item_id,
-                    content_index=index,
-                    audio_end_ms=end_ms,
-                )
-                await self.tell([truncated])
+        await self.tell(events)
 
     # --- sound ---
 
@@ -312,13 +281,13 @@ class RealtimeSession:
             message = ahead.message
             message.content[0] = evolve(_sound(message), pcm=pcm)
         self._speech_item_id = ""
-        added = self._added(message)
+        events = added(self.conversation, message)
         committed = ServerEvent.of(
             "input_audio_buffer.committed",
             previous_item_id=self.conversation.before(message),
             item_id=message.id,
         )
-        await self.tell([committed, *added])
+        await self.tell([committed, *events])
         answers_it = is_turn and self.config.answers_turns
         if not (answers_it and self.capabilities.transcribes):
             self._transcripts.begin(message)
@@ -391,14 +360,8 @@ class RealtimeSession:
     async def met(self, answer: Answer, capabilities: Capabilities) -> None:
         """Note what the engine can do, and say once if it cannot see, or calls no functions."""
         self.capabilities = capabilities
-        if answer.has_pictures and not capabilities.vision and not self._was_told_blind:
-            self._was_told_blind = True
-            problem = f"the engine {capabilities.engine} takes no pictures: they are left out"
-            await self.tell([error_event(Refusal((), problem, "images_not_supported"))])
-        if answer.tools and not capabilities.calls_tools and not self._was_told_toolless:
-            self._was_told_toolless = True
-            problem = f"the engine {capabilities.engine} calls no functions: it is told of none"
-            await self.tell([error_event(Refusal((), problem, "tools_not_supported"))])
+        if lacks := self._lacks.of(answer, capabilities):
+            await self.tell(lacks)
 
     async def transcribed(self, item: Message, text: str) -> None:
         """Tell what the engine heard in *item*."""
