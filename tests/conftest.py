@@ -1,5 +1,6 @@
 """Shared fixtures: a whole omni as a user starts it, on a free port, in its own directories."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,15 +23,6 @@ from tests.fakes import until
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
-
-
-def pytest_configure() -> None:
-    """Hear SIGINT where a shell runs the tests in the background and has them ignore it.
-
-    What they start would ignore it, too, and is tested to end by it.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -97,12 +89,31 @@ class RunningOmni:
         """Return one worker as the broker sees it."""
         return next(view for view in (await self.status()).workers if view.name == name)
 
+    async def until_idle(self) -> None:
+        """Return when nobody talks or waits: what a test has left goes in its own time."""
+        async with self.link() as link, asyncio.timeout(START_TIMEOUT_S):
+            while (status := await link.status()).tickets or any(w.tasks for w in status.workers):
+                await asyncio.sleep(0.02)
+
     def stop(self) -> None:
         """Stop it as a service manager does; fails when a process is left behind."""
         if self.launcher.poll() is None:
             self.launcher.send_signal(signal.SIGTERM)
             self.launcher.wait(STOP_TIMEOUT_S)
         assert left_over(self.fabric.run_dir) == {}
+
+
+@contextmanager
+def heard(number: signal.Signals) -> Iterator[None]:
+    """Have what is started inside hear a signal that these tests perhaps ignore, and it with them.
+
+    A shell has its background jobs ignore SIGINT, nohup SIGHUP.
+    """
+    before = signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def clean_environment() -> dict[str, str]:

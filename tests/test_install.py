@@ -15,6 +15,7 @@ import pytest
 
 from omni import install
 from omni.process import ROOT
+from tests.conftest import heard
 from tests.test_layering import IMPORTS
 
 LISTS = install.packages()
@@ -139,13 +140,15 @@ def test_a_network_that_is_gone_is_named_with_the_way_on(copy: Copy) -> None:
 def test_a_set_up_that_is_stopped_says_so_and_leaves_no_pip(
     copy: Copy, number: signal.Signals
 ) -> None:
-    with subprocess.Popen(
-        copy.command("status"),
-        env=copy.environment(retries=100),  # pip goes on asking for minutes
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as setup:
+    with heard(number):
+        setup = subprocess.Popen(
+            copy.command("status"),
+            env=copy.environment(retries=100),  # pip goes on asking for minutes
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    with setup:
         assert setup.stdout is not None and setup.stderr is not None
         assert any("trying again" in line for line in setup.stdout)  # pip is at work
         [pip] = Path(f"/proc/{setup.pid}/task/{setup.pid}/children").read_text("utf-8").split()

@@ -12,7 +12,7 @@ import pytest
 
 from omni.process import ROOT
 from omni.running import find_running, left_over
-from tests.conftest import START_TIMEOUT_S, RunningOmni, StartOmni, clean_environment
+from tests.conftest import START_TIMEOUT_S, RunningOmni, StartOmni, clean_environment, heard
 from tests.fakes import until
 
 PROCESSES = ["broker", "web-0", "worker-0"]
@@ -94,7 +94,8 @@ def test_status_prints_what_runs(omni: RunningOmni) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_signal_leaves_no_process(start_omni: StartOmni, number: signal.Signals) -> None:
-    running = start_omni()
+    with heard(number):
+        running = start_omni()
     pids = left_over(running.fabric.run_dir)
 
     running.launcher.send_signal(number)

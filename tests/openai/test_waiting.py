@@ -24,7 +24,7 @@ LONG = "w " * 500
 
 
 @pytest.fixture(scope="module")
-def crowded(start_omni: StartOmni) -> Iterator[RunningOmni]:
+def crowded_server(start_omni: StartOmni) -> Iterator[RunningOmni]:
     """One slot, and one place in the line; a holder is expected to leave at once."""
     settings = {
         "fabric.slots": 1,
@@ -36,6 +36,13 @@ def crowded(start_omni: StartOmni) -> Iterator[RunningOmni]:
     running = start_omni(settings)
     yield running
     running.stop()
+
+
+@pytest.fixture
+async def crowded(crowded_server: RunningOmni) -> RunningOmni:
+    """That server, when nobody of the test before is left."""
+    await crowded_server.until_idle()
+    return crowded_server
 
 
 @asynccontextmanager

@@ -42,11 +42,18 @@ TONE_BYTES = 4 * 24_000
 
 
 @pytest.fixture(scope="module")
-def narrow(start_omni: StartOmni) -> Iterator[RunningOmni]:
+def narrow_server(start_omni: StartOmni) -> Iterator[RunningOmni]:
     """A server with one slot and one place in its line."""
     running = start_omni({"fabric.slots": 1, "service.max_queue_size": 1})
     yield running
     running.stop()
+
+
+@pytest.fixture
+async def narrow(narrow_server: RunningOmni) -> RunningOmni:
+    """That server, when nobody of the test before is left."""
+    await narrow_server.until_idle()
+    return narrow_server
 
 
 @define

@@ -23,13 +23,20 @@ def address(omni: RunningOmni) -> str:
 
 
 @pytest.fixture(scope="module")
-def narrow(start_omni: StartOmni) -> Iterator[RunningOmni]:
+def narrow_server(start_omni: StartOmni) -> Iterator[RunningOmni]:
     """A server with one slot, a short line and small frames."""
     running = start_omni(
         {"fabric.slots": 1, "service.max_queue_size": 1, "web.max_frame_mb": 1}
     )
     yield running
     running.stop()
+
+
+@pytest.fixture
+async def narrow(narrow_server: RunningOmni) -> RunningOmni:
+    """That server, when nobody of the test before is left."""
+    await narrow_server.until_idle()
+    return narrow_server
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,20 @@ LONG = " ".join(f"word{number}" for number in range(4000))
 
 
 @pytest.fixture(scope="module")
-def server(start_omni: StartOmni) -> Iterator[RunningOmni]:
+def one_slot(start_omni: StartOmni) -> Iterator[RunningOmni]:
     """One slot, so that whoever holds it is seen."""
     running = start_omni(
         {"fabric.slots": 1, "duplex.pause_timeout": 3, "recording.enabled": "true"}
     )
     yield running
     running.stop()
+
+
+@pytest.fixture
+async def server(one_slot: RunningOmni) -> RunningOmni:
+    """That server, when nobody of the test before is left."""
+    await one_slot.until_idle()
+    return one_slot
 
 
 @pytest.fixture(scope="module")
