@@ -81,7 +81,8 @@ async def test_space_held_forces_listening_on_the_wire(browser: Browser) -> None
 
 
 async def test_a_barge_in_heard_by_the_server_cuts_the_answer(browser: Browser) -> None:
-    script = Script(listen_chunks=1, chunk_ms=1000, piece_s=5.0, interrupt_at=1, max_answers=1)
+    # again and again: on a busy machine the first cut may come before anything was heard
+    script = Script(listen_chunks=1, chunk_ms=1000, piece_s=5.0, interrupt_at=1)
     async with serve(script) as url:
         page = await browser.new_page()
         await start_talking(page, url)
