@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import aiohttp
 import pytest
@@ -26,9 +26,11 @@ DEADLINE_S = 2 * TIMEOUT_S
 
 
 @pytest.fixture(scope="module")
-def running(start_omni: StartOmni) -> RunningOmni:
+def running(start_omni: StartOmni) -> Iterator[RunningOmni]:
     settings = {"fabric.slots": NUM_SLOTS, "fabric.heartbeat_misses": 8}
-    return start_omni(settings, "--workers", "2")
+    running = start_omni(settings, "--workers", "2")
+    yield running
+    running.stop()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A worker between a real broker and an engine: what goes through, and what a bad engine costs."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -28,9 +28,11 @@ NAME = "worker-7"
 
 
 @pytest.fixture(scope="module")
-def broker(start_omni: StartOmni) -> RunningOmni:
+def broker(start_omni: StartOmni) -> Iterator[RunningOmni]:
     """A whole omni whose own worker is drained, so that every session goes to the hosted one."""
-    return start_omni()
+    running = start_omni({"fabric.heartbeat_misses": 8})
+    yield running
+    running.stop()
 
 
 @pytest.fixture
