@@ -26,7 +26,7 @@ class EarlyCommands:
 
     def push(self, command: Command, num_bytes: int) -> None:
         """Keep *command*, whose frame had *num_bytes*. Raises: TooLarge."""
-        if self._kept or num_bytes > self.max_bytes:
+        if self._kept:
             num_bytes = max(num_bytes, _held(command))
         self._kept.append((command, num_bytes))
         self._num_bytes += num_bytes
