@@ -268,7 +268,7 @@ async def test_sessions_of_a_killed_process_are_finalised_at_the_next_start(
     for name in ("a", "b", "c"):
         items = [(0.1, 0, UserTranscript(text=name))]
         write_session(tmp_path / "sessions" / name, "audio_duplex", items, ended=False)
-    (tmp_path / "sessions" / "b" / JOURNAL).write_bytes(b"omnijrn1garbage")
+    (tmp_path / "sessions" / "b" / JOURNAL).write_bytes(b"no journal at all")
 
     async with recording(tmp_path) as recordings:
         await asyncio.to_thread(until_counted, recordings, 3)
