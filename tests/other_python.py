@@ -8,6 +8,7 @@ import pytest
 
 #: Package -> the variable that names a Python which has it, and why ours has not.
 _ELSEWHERE = {
+    "agents": ("AGENTS_PYTHON", "it wants websockets of another version"),
     "livekit": ("LIVEKIT_PYTHON", "98 MB beside what is there"),
     "pipecat": ("PIPECAT_PYTHON", "225 MB, and soxr and soundfile of other versions"),
 }

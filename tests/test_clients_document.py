@@ -29,12 +29,13 @@ SHOWN = [
     "What is the capital of France?",
     "second 1 second 2 second 3 second 4",
     "completed",
+    "What is the capital of France?",
     "session.closed",
     "second 1 second 2",
     "nothing",
 ]
 #: Block -> the package that it needs, which may not be installed.
-NEEDS = {8: "livekit", 9: "pipecat"}
+NEEDS = {7: "agents", 9: "livekit", 10: "pipecat"}
 
 
 def test_every_block_is_known_and_names_the_address() -> None:
