@@ -36,5 +36,10 @@ def test_no_way_of_writing_hides_a_file() -> None:
     assert is_slow(escaped, False)
 
 
+def test_a_file_behind_many_words_is_found() -> None:
+    assert is_slow(frame(system_content=[{"type": "text"}] * 60 + [{"data": WAV}]), False)
+    assert is_slow(frame(words=[""] * 5000), False)  # it might be
+
+
 def test_opus_is_read_in_a_thread() -> None:
     assert is_slow(b"OPUS" + bytes(200), True)
