@@ -9,10 +9,11 @@ from attrs import define, evolve, field, frozen
 
 from omni.audio import OUTPUT_HZ, Waveform
 from omni.engine import ChatDone, ToolCall
+from omni.errors import OmniError
 from omni.realtime.binary_sound import SoundForm, SoundWriter
 from omni.realtime.openai.config import FormatName, Modality
 from omni.realtime.openai.conversation import Conversation
-from omni.realtime.openai.events import ServerEvent, new_id
+from omni.realtime.openai.events import ServerEvent, error_object, new_id
 from omni.realtime.openai.formats import Encoder
 from omni.realtime.openai.items import FunctionCall, Item, Message, Spoken, Text
 from omni.realtime.openai.shown_config import format_object
@@ -88,6 +89,7 @@ class Response:
     is_over: bool = field(default=False, init=False)
     input_tokens: int = field(default=0, init=False)
     _status: str = field(default="in_progress", init=False)
+    left_out: OmniError | None = field(default=None, init=False)
     _status_details: dict[str, object] | None = field(default=None, init=False)
     _usage: Usage | None = field(default=None, init=False)
     _said: str = field(default="", init=False)
@@ -156,7 +158,10 @@ class Response:
         """Return the last events. usage: None where the engine did not come to count it."""
         self.is_over = True
         self._status = status
-        if status != "completed":
+        if status == "completed" and self.left_out is not None:
+            # in an `error` event Pipecat would see the end of the call
+            error = error_object(self.left_out)
+        if status != "completed" or error:
             details = {"type": status, "reason": reason, "error": error}
             self._status_details = {name: value for name, value in details.items() if value}
         self._usage = usage or self._estimate()

@@ -36,7 +36,7 @@ from omni.realtime.openai.events import ServerEvent, error_event, new_id
 from omni.realtime.openai.formats import Decoder
 from omni.realtime.openai.item_events import added, done_with_item
 from omni.realtime.openai.items import Item, Message, UserSound
-from omni.realtime.openai.lacks import Lacks
+from omni.realtime.openai.lacks import lack_of
 from omni.realtime.openai.microphone import INLINE_WINDOWS, Microphone, SpeechChange
 from omni.realtime.openai.shown_config import shown
 from omni.realtime.openai.slots import Slots
@@ -91,7 +91,6 @@ class RealtimeSession:
     _speech_item_id: str = field(default="", init=False)
     _ahead: _Ahead | None = field(default=None, init=False)
     _is_answer_due: bool = field(default=False, init=False)
-    _lacks: Lacks = field(factory=Lacks, init=False)
 
     def __attrs_post_init__(self) -> None:
         settings = self.settings
@@ -358,10 +357,9 @@ class RealtimeSession:
     # --- from the answers ---
 
     async def met(self, answer: Answer, capabilities: Capabilities) -> None:
-        """Note what the engine can do, and say once if it cannot see, or calls no functions."""
+        """Note what the engine can do, and what it leaves out of this answer."""
         self.capabilities = capabilities
-        if lacks := self._lacks.of(answer, capabilities):
-            await self.tell(lacks)
+        answer.response.left_out = lack_of(answer, capabilities)
 
     async def transcribed(self, item: Message, text: str) -> None:
         """Tell what the engine heard in *item*."""
