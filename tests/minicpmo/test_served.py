@@ -18,6 +18,7 @@ from omni.wav import waveform_from_wav
 from tests.conftest import RunningOmni, StartOmni
 from tests.minicpmo.pictures import golden_picture
 from tests.realtime.client import Client, Event, connected
+from tests.realtime.openai.talk import sound_of, talking
 
 TIMEOUT_S = 60.0
 SPEECH = Path(__file__).parents[2] / "omni" / "assets" / "default_voice.wav"
@@ -235,3 +236,48 @@ async def test_r2_completes_each_turn_once_and_counts_every_token(running: Runni
     assert usage.audio_input_tokens is not None and usage.audio_input_tokens >= 10 * 12
     told = [event["chunk_usage"]["total_tokens"] for event in events if "chunk_usage" in event]
     assert events[-1]["usage"]["total_tokens"] > sum(told), "the prompt was counted, too"
+
+
+async def test_r1_listens_and_speaks_and_sees(running: RunningOmni) -> None:
+    session = {"instructions": "Be brief.", "config": {"force_listen_count": 0}}
+    async with connected(running.address, "/v1/realtime?dialect=r1&mode=video") as client:
+        await client.send("session.update", session=session)
+        created = await client.until("session.created")
+        units: list[Event] = []
+        for number in range(8):
+            sound = second(0.3 if number % 3 == 0 else 0.001)
+            await client.send("input_audio_buffer.append", audio=sound, video_frames=[picture()])
+            units.append(await client.receive())
+        await client.send("session.close", reason="user_stop")
+        closed = await client.receive()
+
+    spoken = [unit for unit in units if unit["type"] != "response.listen"]
+    assert created["prompt_length"] > 0
+    assert 0 < len(spoken) < len(units)
+    assert all(len(base64.b64decode(unit["audio"])) > 0 for unit in spoken)
+    assert units[-1]["kv_cache_length"] > 8 * 64 + 8 * 10
+    assert closed == {"type": "session.closed", "reason": "stopped"}
+
+
+async def test_openai_realtime_answers_words_about_a_picture_by_voice(
+    running: RunningOmni,
+) -> None:
+    """The real package; every event is what its own types say."""
+    content = [
+        {"type": "input_text", "text": "What is this?"},
+        {"type": "input_image", "image_url": f"data:image/jpeg;base64,{picture()}"},
+    ]
+    item = {"type": "message", "role": "user", "content": content}
+    async with talking(running.address) as talk:
+        await talk.update(output_modalities=["audio"], max_output_tokens=24)
+        await talk.send("conversation.item.create", item=item)
+        await talk.send("response.create")
+        done = (await talk.until("response.done"))["response"]
+
+    (output,) = done["output"]
+    assert done["status"] in ("completed", "incomplete")
+    assert output["content"][0]["transcript"]
+    assert len(sound_of(talk.events)) > 0
+    usage = done["usage"]
+    assert usage["input_token_details"]["image_tokens"] == 64
+    assert usage["output_token_details"]["audio_tokens"] > 0
