@@ -73,7 +73,7 @@ class Response:
     """One answer. conversation: where its items go; None for an answer out of band.
 
     item: its words; there may be none where it calls functions. input_tokens: of the prompt, once
-    the engine has counted them.
+    the engine has counted them. left_out: what of the request the engine was not told.
     """
 
     modality: Modality
@@ -88,8 +88,8 @@ class Response:
     _output: list[Item] = field(factory=list, init=False)
     is_over: bool = field(default=False, init=False)
     input_tokens: int = field(default=0, init=False)
-    _status: str = field(default="in_progress", init=False)
     left_out: OmniError | None = field(default=None, init=False)
+    _status: str = field(default="in_progress", init=False)
     _status_details: dict[str, object] | None = field(default=None, init=False)
     _usage: Usage | None = field(default=None, init=False)
     _said: str = field(default="", init=False)
