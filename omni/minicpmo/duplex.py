@@ -73,6 +73,7 @@ def duplex(session: Session, options: PrepareDuplex) -> Program[None]:
 
 
 def _prepare(session: Session, options: PrepareDuplex) -> Program["Call"]:
+    text, codes = _samplings(options)
     persona, sounding = _recordings(session, options)
     prompts = session.around.prompts
     prefix: list[Part] = [Ids(prompts.duplex_prefix(options.system_prompt))]
@@ -88,12 +89,11 @@ def _prepare(session: Session, options: PrepareDuplex) -> Program["Call"]:
     if sounding is not None:
         voice = yield from session.analyse(sounding)
         yield from done(Vocode(chunks=(), voice=voice))  # shows that there is room for it
-        codes = CodeSampling(temperature=options.tts_temperature)
         speech = UnitSpeech(session=session, voice=voice, sampling=codes)
     return Call(
         session=session,
         options=options,
-        text=_text_sampling(options),
+        text=text,
         window=window,
         speech=speech,
         num_voice_tokens=num_voice_tokens,
@@ -113,9 +113,9 @@ def _recordings(
     return persona, sounding
 
 
-def _text_sampling(options: PrepareDuplex) -> TextSampling:
+def _samplings(options: PrepareDuplex) -> tuple[TextSampling, CodeSampling]:
     try:
-        return TextSampling(
+        text = TextSampling(
             rule=TextRule.DUPLEX,
             temperature=options.temperature,
             top_k=options.top_k,
@@ -127,6 +127,7 @@ def _text_sampling(options: PrepareDuplex) -> TextSampling:
             listen_top_k=options.listen_top_k or 0,
             is_greedy=options.decode_mode == "greedy",
         )
+        return text, CodeSampling(temperature=options.tts_temperature)
     except ValueError as exc:
         raise ClientError(f"a sampling parameter is out of range: {exc.args[0]}") from exc
 

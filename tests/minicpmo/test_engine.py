@@ -272,10 +272,11 @@ def test_what_is_for_an_older_tenant_is_dropped(driver: Driver) -> None:
     "prepare",
     [
         evolve(PREPARE, temperature=-1.0),
+        evolve(PREPARE, tts_temperature=-1.0),
         evolve(PREPARE, voice=Buffer(b"\0" * 400)),
         evolve(PREPARE, tts_voice=Buffer(b"\0" * 401)),
     ],
-    ids=["temperature", "short voice", "odd voice"],
+    ids=["temperature", "temperature of the sound", "short voice", "odd voice"],
 )
 def test_an_opening_that_cannot_be_is_refused(driver: Driver, prepare: PrepareDuplex) -> None:
     seat = slots(1)[0]
