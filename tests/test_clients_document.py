@@ -1,5 +1,6 @@
 """Every example of `docs/clients.md` runs, as it stands there, against a whole server."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -38,6 +39,13 @@ SHOWN = [
 NEEDS = {7: "agents", 9: "livekit", 10: "pipecat"}
 
 
+@functools.cache
+def question() -> bytes:
+    """Return what the examples ask: real speech, for those that wait for its end."""
+    waveform = speak(load_voice(), "What is the capital of France?", 16_000)
+    return wav_from_waveform(waveform, 16_000)
+
+
 def test_every_block_is_known_and_names_the_address() -> None:
     assert len(BLOCKS) == len(SHOWN)
     assert all(ADDRESS in block or SOCKET_ADDRESS in block for _, block in BLOCKS)
@@ -70,8 +78,7 @@ def _run(
     language, block = BLOCKS[number]
     if language == "sh" and shutil.which("curl") is None:
         pytest.skip("there is no curl here")
-    question = speak(load_voice(), "What is the capital of France?", 16_000)
-    (tmp_path / "question.wav").write_bytes(wav_from_waveform(question, 16_000))
+    (tmp_path / "question.wav").write_bytes(question())
     command = ["sh", "-c"] if language == "sh" else [python, "-c"]
     socket_address = address.replace("http", "ws", 1)
     block = block.replace(ADDRESS, address).replace(SOCKET_ADDRESS, socket_address)
