@@ -92,7 +92,7 @@ def test_a_text_is_read_out_as_on_the_cpu(
 ) -> None:
     # A voice of its own: the default one is prepared before the golden noise takes its place.
     voice = pcm(stream[80000:128000])
-    request = SpeakRequest(text="The ship left early. Nobody had slept!", voice=voice, seed=1)
+    request = SpeakRequest(text="The ship left early. Nobody had slept!", voice=voice, seed=4)
 
     done, wanted = asked(driver, request), asked(on_cpu, request)
 
