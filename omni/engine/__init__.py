@@ -20,6 +20,8 @@ from attrs import field, frozen
 
 Mode = Literal["chat", "half_duplex", "audio_duplex", "omni_duplex"]
 FinishReason = Literal["stop", "length", "cancelled", "tool_calls"]
+#: How the model is told whose voice it has; `default`: not at all.
+VoiceMode = Literal["default", "audio_assistant", "omni", "audio_roleplay", "voice_cloning"]
 
 #: Bytes that travel as a message part of their own (sound, pictures). Any bytes-like object.
 Buffer = NewType("Buffer", bytes)
@@ -115,12 +117,25 @@ class ChatMessage:
 
 
 @frozen(kw_only=True)
+class SpeechSampling:
+    """How the codes of an answer's sound are chosen. window: codes that the penalty looks at."""
+
+    temperature: float = 0.8
+    top_p: float = 0.85
+    top_k: int = 25
+    repetition_penalty: float = 1.05
+    window: int = 16
+
+
+@frozen(kw_only=True)
 class ChatRequest:
     """One chat turn. Opens the slot, is answered by `PrefillDone`, `ReplyChunk`s and `ChatDone`.
 
     messages: the last is the user's, or the result of a call. tools: functions that the model may
     call; each call is a `ToolCall` among the `ReplyChunk`s, and none of its markup is text.
     speak: answer with sound too. voice: reference audio (float32, 16 kHz), empty for the default.
+    voice_mode, voice_language: the words that introduce the voice where the conversation has no
+    system message. speech: for engines that choose their sound by chance.
     streaming: False where nobody listens before the end: the sound may wait for the whole text.
     stop: texts that end the answer. seed: None draws one.
     """
@@ -137,6 +152,9 @@ class ChatRequest:
     max_inp_length: int = 8192
     speak: bool = False
     voice: Buffer = field(default=EMPTY, repr=False)
+    voice_mode: VoiceMode = "audio_assistant"
+    voice_language: Literal["zh", "en"] = "en"
+    speech: SpeechSampling = SpeechSampling()
     max_slice_nums: int | None = None
     use_image_id: bool = False
     omni_mode: bool = False

@@ -48,12 +48,12 @@ class ChatTurn:
 def chat(session: Session, request: ChatRequest) -> Program[None]:
     """The story of one chat turn: it ends with `ChatDone`."""
     costs = Costs(session.now_s)
-    sampling = _text_sampling(request)
+    sampling, codes = _text_sampling(request), _code_sampling(request)
     with costs.stage("prefill"):
         turn = yield from done(
             Aside(call=lambda: read_turn(request, session.around), lane=_lane(request))
         )
-    yield from answer_turn(session, request, turn, sampling, CodeSampling(), costs)
+    yield from answer_turn(session, request, turn, sampling, codes, costs)
 
 
 def answer_turn(
@@ -133,6 +133,20 @@ def _text_sampling(request: ChatRequest) -> TextSampling:
         raise ClientError(f"a sampling parameter is out of range: {exc.args[0]}") from exc
 
 
+def _code_sampling(request: ChatRequest) -> CodeSampling:
+    speech = request.speech
+    try:
+        return CodeSampling(
+            temperature=speech.temperature,
+            top_p=speech.top_p,
+            top_k=speech.top_k,
+            repetition_penalty=speech.repetition_penalty,
+            repetition_window=speech.window,
+        )
+    except ValueError as exc:
+        raise ClientError(f"a parameter of the sound is out of range: {exc.args[0]}") from exc
+
+
 # --- reading a request: beside the engine -------------------------------------------------------
 
 
@@ -162,9 +176,9 @@ def read_turn(request: ChatRequest, around: Surroundings) -> ChatTurn:
         )
         for index, message in enumerate(messages)
     ]
-    if request.speak and all(message.role != "system" for message in messages):
-        mode: VoiceMode = "omni" if request.omni_mode else "audio_assistant"
-        contents.insert(0, voice_message(mode, "en", voice))
+    is_introduced = any(message.role == "system" for message in messages)
+    if request.speak and request.voice_mode != "default" and not is_introduced:
+        contents.insert(0, voice_message(request.voice_mode, request.voice_language, voice))
     prompt, kept = fitted(
         around.prompts, contents, _chat_options(request), _max_prompt(request, around.max_tokens)
     )

@@ -72,6 +72,7 @@ def _request(
         temperature=temperature or default.temperature,
         top_p=fields.number("top_p", default.top_p, 0, 1),
         speak=speaks,
+        voice_mode="omni" if has_video else default.voice_mode,
         max_slice_nums=_HIGH_DETAIL_SLICES if wants_detail(fields) else 1,
         omni_mode=has_video,
         streaming=stream,

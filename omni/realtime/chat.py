@@ -1,10 +1,19 @@
 """The demo's dialect of `/ws/chat`, and the request that it shares with `POST /api/chat`."""
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 from attrs import define, field
 
-from omni.engine import Buffer, ChatRequest, PrefillDone, ReplyChunk
+from omni.audio import INPUT_HZ
+from omni.engine import (
+    Buffer,
+    ChatRequest,
+    PrefillDone,
+    ReplyChunk,
+    SpeechSampling,
+    VoiceMode,
+)
 from omni.errors import ProtocolError
 from omni.realtime.binary_sound import SoundWriter, sound_form
 from omni.realtime.content import parse_messages
@@ -28,7 +37,10 @@ HTTP_MAX_NEW_TOKENS = 512
 
 _MAX_SOUND_CHARS = 48 * 2**20
 _MAX_SEED = 2**63 - 1
-_TTS_MODES = ("default", "audio_assistant", "omni", "audio_roleplay", "voice_cloning")
+_MAX_VOICE_MS = 3_600_000
+_VOICE_BYTES_A_MS = INPUT_HZ // 1000 * 4  # float32
+VOICE_MODES: tuple[VoiceMode, ...] = get_args(VoiceMode)
+VOICE_LANGUAGES: tuple[Literal["en"], Literal["zh"]] = ("en", "zh")
 
 
 @define
@@ -89,7 +101,7 @@ def parse_request(fields: Fields, max_new_tokens: int) -> ChatRequest:
     generation, tts = fields.section("generation"), fields.section("tts")
     image = fields.section("image")
     default = ChatRequest(messages=())
-    tts.choice("mode", "audio_assistant", _TTS_MODES)
+    has_film = fields.flag("omni_mode", default.omni_mode)
     return ChatRequest(
         messages=parse_messages(fields),
         max_new_tokens=generation.whole("max_new_tokens", max_new_tokens, 1, 4096),
@@ -105,15 +117,34 @@ def parse_request(fields: Fields, max_new_tokens: int) -> ChatRequest:
         max_inp_length=generation.whole("max_inp_length", default.max_inp_length, 1, 1_000_000),
         speak=tts.flag("enabled", False),
         voice=_parse_voice(tts),
+        voice_mode=tts.choice("mode", "omni" if has_film else "audio_assistant", VOICE_MODES),
+        voice_language=tts.choice("language", "en", VOICE_LANGUAGES),
+        speech=_parse_speech(tts.section("sampling")),
         max_slice_nums=image.optional_whole("max_slice_nums", 1, 16),
         use_image_id=image.flag("use_image_id", default.use_image_id),
-        omni_mode=fields.flag("omni_mode", default.omni_mode),
+        omni_mode=has_film,
         enable_thinking=fields.flag("enable_thinking", default.enable_thinking),
         streaming=fields.flag("streaming", default.streaming),
         seed=generation.optional_whole("seed", 0, _MAX_SEED),
     )
 
 
+def _parse_speech(sampling: Fields) -> SpeechSampling:
+    """Return what is known of *sampling*; `min_p` and `tau_r` change nothing, there as here."""
+    default = SpeechSampling()
+    return SpeechSampling(
+        temperature=sampling.number("temperature", default.temperature, 0, 2),
+        top_p=sampling.number("top_p", default.top_p, 0.01, 1),
+        top_k=sampling.whole("top_k", default.top_k, 1, 64),
+        repetition_penalty=sampling.number(
+            "repetition_penalty", default.repetition_penalty, 0.1, 10
+        ),
+        window=sampling.whole("win_size", default.window, 1, 64),
+    )
+
+
 def _parse_voice(tts: Fields) -> Buffer:
     text = tts.text("ref_audio_data", max_chars=_MAX_SOUND_CHARS)
-    return decode_sound(text, (*tts.loc, "ref_audio_data"), MAX_VOICE_S)
+    voice = decode_sound(text, (*tts.loc, "ref_audio_data"), MAX_VOICE_S)
+    most_ms = tts.optional_whole("ref_audio_max_ms", 1000, _MAX_VOICE_MS)
+    return Buffer(voice[: most_ms * _VOICE_BYTES_A_MS]) if most_ms is not None else voice

@@ -1,5 +1,6 @@
 """What a chat request may hold, as JSON Schema: for every way in that takes one."""
 
+from omni.realtime.chat import VOICE_LANGUAGES, VOICE_MODES
 from omni.realtime.content import MAX_MESSAGES, MAX_PARTS, MAX_RATE_HZ
 from omni.routes.describe import (
     FLAG,
@@ -56,8 +57,21 @@ _GENERATION = {
     "max_inp_length": between(WHOLE, 1, 1_000_000),
     "seed": or_null(between(WHOLE, 0, 2**63 - 1)),
 }
-_MODES = ("default", "audio_assistant", "omni", "audio_roleplay", "voice_cloning")
-_TTS = {"enabled": FLAG, "mode": one_of(*_MODES), "ref_audio_data": or_null(_BASE64)}
+_SPEECH = {
+    "temperature": between(NUMBER, 0, 2),
+    "top_p": between(NUMBER, 0.01, 1),
+    "top_k": between(WHOLE, 1, 64),
+    "repetition_penalty": between(NUMBER, 0.1, 10),
+    "win_size": between(WHOLE, 1, 64),
+}
+_TTS = {
+    "enabled": FLAG,
+    "mode": one_of(*VOICE_MODES),
+    "ref_audio_data": or_null(_BASE64),
+    "ref_audio_max_ms": or_null(between(WHOLE, 1000, 3_600_000)),
+    "language": one_of(*VOICE_LANGUAGES),
+    "sampling": record(_SPEECH, optional=list(_SPEECH)),
+}
 _IMAGE = {"max_slice_nums": or_null(between(WHOLE, 1, 16)), "use_image_id": FLAG}
 _OPTIONS = {
     "generation": record(_GENERATION, optional=list(_GENERATION)),

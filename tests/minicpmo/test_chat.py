@@ -22,6 +22,7 @@ from omni.engine import (
     ReplyChunk,
     SessionEvent,
     Slot,
+    SpeechSampling,
     StopAnswer,
 )
 from omni.errors import ContextExhausted
@@ -352,17 +353,69 @@ def test_a_spoken_answer_without_words_has_no_sound(
 def test_a_voice_is_introduced_where_no_system_message_is(
     driver: Driver, executor: Executor
 ) -> None:
-    tokenizer = executor.session.tokenizer
-
     executor.run(lambda session: chat(session, said("Hello", speak=True, max_new_tokens=1)))
 
-    prompt = executor.works(Feed)[0]
-    ids = [token for part in prompt.parts if isinstance(part, Ids) for token in part.ids]
-    text = tokenizer.decode(ids, skips_special=False)
+    prompt, text = executor.works(Feed)[0], told(driver, executor)
     assert text.startswith("<|im_start|>system\nUse the voice in the audio prompt to synthesize")
     assert "You are a helpful assistant with the above voice style.<|im_end|>" in text
     num_embedded = sum(len(part) for part in prompt.parts if not isinstance(part, Ids))
     assert num_embedded == 69  # of the default voice, 6.9 s
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"voice_mode": "omni"}, "Clone the voice in the provided audio prompt."),
+        ({"voice_mode": "omni", "voice_language": "zh"}, "请用这种声音风格来为用户提供帮助。"),
+        ({"voice_mode": "audio_roleplay"}, "Try to role-play the character"),
+        ({"voice_mode": "voice_cloning", "voice_language": "zh"}, "模仿输入音频中的声音特征。"),
+    ],
+)
+def test_the_voice_is_introduced_as_it_was_asked_for(
+    driver: Driver, executor: Executor, options: dict[str, Any], words: str
+) -> None:
+    request = said("Hello", speak=True, max_new_tokens=1, **options)
+
+    executor.run(lambda session: chat(session, request))
+
+    text = told(driver, executor)
+    assert text.startswith("<|im_start|>system\n") and words in text
+
+
+def test_by_default_mode_nobody_introduces_the_voice(driver: Driver, executor: Executor) -> None:
+    request = said("Hello", speak=True, max_new_tokens=1, voice_mode="default")
+
+    executor.run(lambda session: chat(session, request))
+
+    assert told(driver, executor).startswith("<|im_start|>user\nHello")
+
+
+def told(driver: Driver, executor: Executor) -> str:
+    """Return the prompt as text; what stands for media is empty there."""
+    parts = executor.works(Feed)[0].parts
+    ids = [token for part in parts if isinstance(part, Ids) for token in part.ids]
+    return driver.engine.loaded.around.tokenizer.decode(ids, skips_special=False)
+
+
+@pytest.mark.parametrize(
+    ("speech", "is_certain"),
+    [(SpeechSampling(), False), (SpeechSampling(temperature=0), True)],
+)
+def test_the_codes_of_an_answer_are_chosen_as_it_was_asked_for(
+    driver: Driver, executor: Executor, script: Script, speech: SpeechSampling, is_certain: bool
+) -> None:
+    answers = []
+    for seed in (1, 2):
+        script.tokens[0] = [*tokens_of(driver, "One two three four five."), *ending(driver)]
+        executor.session.random.seed(seed)
+        executor.done.clear()
+        executor.run(lambda session: chat(session, said("Hello", speak=True, speech=speech)))
+        executor.release()
+        chunks = [chunk for vocode in executor.works(Vocode) for chunk in vocode.chunks]
+        answers.append([code for chunk in chunks for code in chunk.codes])
+
+    assert len(answers[0]) > 3
+    assert (answers[0] == answers[1]) is is_certain
 
 
 def test_a_system_message_of_the_client_stays_alone(driver: Driver, executor: Executor) -> None:

@@ -3,6 +3,7 @@
 Names, defaults and bounds stand here by hand: they are the protocol's, not the code's.
 """
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 import pytest
 from attrs import frozen
 
+from omni.audio import INPUT_HZ
 from omni.engine import ChatRequest, PrepareDuplex, PrepareHalfDuplex
 from omni.realtime.chat import HTTP_MAX_NEW_TOKENS, SOCKET_MAX_NEW_TOKENS, parse_request
 from omni.realtime.dialect import Open
@@ -49,6 +51,13 @@ CHAT = [
     Row("generation.max_inp_length", "max_inp_length", 8192, (1, 4096), (0, "8192")),
     Row("tts.enabled", "speak", False, **FLAGS),
     Row("tts.ref_audio_data", "voice", b"", ("AAAAAA==",), ("A", 7, "AAA=")),
+    Row("tts.mode", "voice_mode", "audio_assistant", ("default", "omni"), ("sing", 1)),
+    Row("tts.language", "voice_language", "en", ("zh",), ("fr", 1)),
+    Row("tts.sampling.temperature", "speech.temperature", 0.8, (0, 2), (-0.1, 2.1)),
+    Row("tts.sampling.top_p", "speech.top_p", 0.85, (0.1, 1), (0, 1.1)),
+    Row("tts.sampling.top_k", "speech.top_k", 25, (1, 64), (0, 65)),
+    Row("tts.sampling.repetition_penalty", "speech.repetition_penalty", 1.05, (1, 2), (0,)),
+    Row("tts.sampling.win_size", "speech.window", 16, (1, 64), (0, 65)),
     Row("image.max_slice_nums", "max_slice_nums", None, (1, 16), (0, 17)),
     Row("image.use_image_id", "use_image_id", False, **FLAGS),
     Row("omni_mode", "omni_mode", False, **FLAGS),
@@ -161,8 +170,8 @@ def test_a_hands_free_session_lasts_as_long_as_its_page_says(
     [
         "tts.ref_audio_path",
         "tts.output_path",
-        "tts.language",
-        "tts.sampling",
+        "tts.sampling.min_p",
+        "tts.sampling.tau_r",
         "use_tts_template",
         "return_prompt",
         "streaming_of_pages",
@@ -170,6 +179,17 @@ def test_a_hands_free_session_lasts_as_long_as_its_page_says(
 )
 def test_what_is_not_served_is_ignored_and_names_no_file(name: str) -> None:
     assert chat(nested(name, "/etc/passwd")) == chat({})
+
+
+def test_a_voice_is_as_long_as_it_may_be() -> None:
+    voice = base64.b64encode(bytes(4 * INPUT_HZ * 3)).decode()
+
+    request = chat({"tts": {"ref_audio_data": voice, "ref_audio_max_ms": 2000}})
+
+    assert len(request.voice) == 4 * INPUT_HZ * 2
+    for wrong in (999, "2000", 1500.5):
+        with pytest.raises(FieldError, match="tts.ref_audio_max_ms"):
+            chat(nested("tts.ref_audio_max_ms", wrong))
 
 
 # --- the answers ---------------------------------------------------------------------------------
