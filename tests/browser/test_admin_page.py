@@ -257,9 +257,12 @@ async def test_the_page_fits_a_phone(page: Page, server: RunningOmni, lang: str)
 
 async def test_a_server_that_begins_anew_is_found_again(page: Page, server: RunningOmni) -> None:
     await opened(page, server)
+    # A quiet machine has the next web up between two looks of the page; so nobody looks meanwhile.
+    await page.context.set_offline(True)
     before = server.kill("web-0", signal.SIGKILL)
     await page.wait_for_selector("#connection[data-state=offline]")
     word = await page.inner_text("#connection")
+    await page.context.set_offline(False)
     await page.wait_for_selector("#connection[data-state=ready]", timeout=TIMEOUT_S * 4000)
 
     assert word == "Connection lost, trying again"
