@@ -12,6 +12,16 @@ from playwright.async_api import Browser, Page, async_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 
+#: Controls that nothing names, texts that stayed keys, and ids that two elements have.
+UNNAMED = """[...document.querySelectorAll("button, a, select, input, textarea, video")]
+  .filter((element) => !(element.ariaLabel || element.textContent.trim() || element.labels?.length))
+  .map((element) => element.outerHTML)"""
+NOT_TRANSLATED = """[...document.querySelectorAll("[data-i18n], [data-i18n-label]")].filter(
+  ({ textContent, ariaLabel, dataset }) => (dataset.i18n && textContent === dataset.i18n)
+    || (dataset.i18nLabel && ariaLabel === dataset.i18nLabel)).map(({ outerHTML }) => outerHTML)"""
+TWICE = """[...document.querySelectorAll("[id]")].map(({ id }) => id)
+  .filter((id, at, all) => all.indexOf(id) !== at)"""
+
 
 def arguments(microphone: Path | None, film: Path | None = None) -> list[str]:
     """Command line of the browser: no graphics, no network of its own, devices played from files.
@@ -59,6 +69,19 @@ def collect_errors(page: Page) -> list[str]:
     page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     return errors
+
+
+async def layout_faults(page: Page) -> dict[str, Any]:
+    """Return what any page must not have: pixels beyond its width, and the elements above."""
+    found = {
+        "overflow": await page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        ),
+        "unnamed": await page.evaluate(UNNAMED),
+        "not translated": await page.evaluate(NOT_TRANSLATED),
+        "ids twice": await page.evaluate(TWICE),
+    }
+    return {what: value for what, value in found.items() if value}
 
 
 async def until(page: Page, expression: str, timeout_s: float = 40.0) -> Any:

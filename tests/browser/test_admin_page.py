@@ -14,7 +14,7 @@ from playwright.async_api import Browser, Page
 
 from omni.security.key_book import KeyBook
 from omni.settings import SecuritySettings
-from tests.browser.browser import CHROMIUM, chromium, collect_errors, until
+from tests.browser.browser import CHROMIUM, collect_errors, layout_faults, until
 from tests.conftest import RunningOmni, StartOmni
 from tests.realtime.client import TIMEOUT_S, connected
 from tests.sounds import sound_file, tone
@@ -52,12 +52,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one_browser() -> AsyncIterator[Browser]:
-    async with chromium() as running:
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -237,22 +231,10 @@ async def test_the_page_fits_a_phone(page: Page, server: RunningOmni, lang: str)
             await two.until("queued")
             await page.goto(f"{server.address}/admin?lang={lang}")
             await rows(page, LINE, 1)
-            overflow = await page.evaluate(
-                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
-            unnamed = await page.evaluate(
-                """[...document.querySelectorAll("button, a, input")].filter((element) =>
-                    !(element.ariaLabel || element.textContent.trim() || element.labels?.length)
-                ).map((element) => element.outerHTML)"""
-            )
-            keys_left = await page.evaluate(
-                """[...document.querySelectorAll("[data-i18n]")].map((element) => element)
-                    .filter((element) => element.textContent === element.dataset.i18n)
-                    .map((element) => element.dataset.i18n)"""
-            )
+            faults = await layout_faults(page)
     await rows(page, TALKING, 0)
 
-    assert (overflow, unnamed, keys_left, errors) == (0, [], [], [])
+    assert (faults, errors) == ({}, [])
 
 
 async def test_a_server_that_begins_anew_is_found_again(page: Page, server: RunningOmni) -> None:

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page
 
-from tests.browser.browser import CHROMIUM, chromium, collect_errors, until
+from tests.browser.browser import CHROMIUM, collect_errors, layout_faults, until
 from tests.conftest import RunningOmni, clean_environment
 
 pytestmark = [
@@ -31,12 +31,6 @@ TYPES = (
 R2, OPENAI = "label[for=dialect-r2]", "label[for=dialect-openai]"
 VIDEO, SILENCE = "label[for=mode-video]", "label[for=sound-silence]"
 RECEIVED, PYTHON = "label[for=direction-in]", "label[for=language-python]"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def one_browser() -> AsyncIterator[Browser]:
-    async with chromium() as running:
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -234,17 +228,6 @@ async def test_the_page_fits_a_phone(page: Page, omni: RunningOmni, lang: str) -
     await connect(page, SILENCE)
     await until(page, "omni.metrics().numAnswers >= 1")
     await page.locator(".log-row summary").nth(1).click()
-    overflow = await page.evaluate(
-        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    )
-    unnamed = await page.evaluate(
-        """[...document.querySelectorAll("button, a, input, textarea, select")].filter((element) =>
-            !(element.ariaLabel || element.textContent.trim() || element.labels?.length)
-        ).map((element) => element.outerHTML)"""
-    )
-    keys_left = await page.evaluate(
-        """[...document.querySelectorAll("[data-i18n]")].filter((element) =>
-            element.textContent === element.dataset.i18n).map((element) => element.dataset.i18n)"""
-    )
+    faults = await layout_faults(page)
 
-    assert (overflow, unnamed, keys_left, errors) == (0, [], [], [])
+    assert (faults, errors) == ({}, [])

@@ -35,7 +35,7 @@ class RealtimePage {
   capture = new Capture();
   log = new LogView();
   #waveform = new Waveform();
-  #video = h("video", { class: "rt-video", props: { muted: true, playsInline: true, hidden: true } });
+  #video = h("video", { class: "rt-video", label: "omni.preview", props: { muted: true, playsInline: true, hidden: true } });
   /** @type {import("../lib/video/camera.js").Camera|null} */ #camera = null;
   #isStarting = false;
   #delayMs = 200;
