@@ -150,6 +150,8 @@ class Answers:
         self._running.append(answer)
         name = f"answer {answer.response.id}"
         answer.task = self.group.create_task(self._run(answer), name=name)
+        # a task that is cancelled before its first step runs none of `_run`
+        answer.task.add_done_callback(lambda _: self._forget(answer))
 
     async def release(self, answer: Answer) -> None:
         """Tell that the answer begins, and what there is of it already."""
@@ -206,9 +208,13 @@ class Answers:
             log.exception("answer %s failed", answer.response.id)
             await self._fail(answer, OmniError("The server failed; the call goes on"))
         finally:
-            self._running.remove(answer)
+            self._forget(answer)
         if not answer.is_cancelled:
             await self.owner.over(answer)
+
+    def _forget(self, answer: Answer) -> None:
+        if answer in self._running:
+            self._running.remove(answer)
 
     async def _ask(self, answer: Answer) -> None:
         """Have the answer made; once more where its worker was lost before it said anything."""

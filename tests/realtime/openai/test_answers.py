@@ -20,7 +20,7 @@ from omni.engine import (
 )
 from omni.errors import QueueFull
 from omni.link import BrokerLink, open_link
-from omni.realtime.openai.answers import Answer, Answers
+from omni.realtime.openai.answers import MAX_ANSWERS, Answer, Answers
 from omni.realtime.openai.call_record import CallRecord
 from omni.realtime.openai.conversation import Conversation
 from omni.realtime.openai.events import ServerEvent
@@ -162,3 +162,19 @@ async def test_a_worker_lost_in_its_words_costs_the_answer(
 
     assert "response.output_text.delta" in told.kinds
     assert told.last_response()["status"] == "failed"
+
+
+async def test_an_answer_that_is_dropped_before_it_begins_takes_no_place(
+    fabric: FabricSettings,
+) -> None:
+    """A short pause begins an answer ahead and drops it at once; eight of them were the last."""
+    async with open_link(fabric, role="web", name="web-0") as link:
+        async with answers_of(link, Told()) as answers:
+            for _ in range(MAX_ANSWERS):
+                answer = an_answer()
+                answers.begin(answer)
+                answers.discard(answer)
+                assert answer.task is not None
+                await asyncio.wait([answer.task])
+
+            assert not answers.is_full
