@@ -143,14 +143,19 @@ def stop_running(run_dir: str, timeout_s: float) -> list[str]:
         if not _wait(lambda: find_running(run_dir) is None, timeout_s):
             _signal(running.pid, signal.SIGKILL)
             _wait(lambda: find_running(run_dir) is None, timeout_s)
-    for name, pid in left_over(run_dir).items():
-        stopped.append(name)
+    return stopped + stop_left_over(run_dir, timeout_s)
+
+
+def stop_left_over(run_dir: str, timeout_s: float) -> list[str]:
+    """Stop what a killed launcher left; return the names. The caller may hold the run directory."""
+    left = left_over(run_dir)
+    for pid in left.values():
         _signal(pid, signal.SIGTERM)
         if not _wait(partial(_is_gone, pid), timeout_s):
             _signal(pid, signal.SIGKILL)
     for path in Path(run_dir).glob("*.pid"):
         path.unlink(missing_ok=True)
-    return stopped
+    return list(left)
 
 
 def _is_gone(pid: int) -> bool:

@@ -15,7 +15,7 @@ from omni.log import log_path, set_up_logging
 from omni.messages import Status, WorkerView
 from omni.process import ROOT
 from omni.progress import Progress
-from omni.running import Running, announce, hold_run_dir, left_over, stop_running
+from omni.running import Running, announce, hold_run_dir, stop_left_over
 from omni.security.first_start import key_lines
 from omni.settings import ModelSettings, Settings
 from omni.table import render_table
@@ -29,8 +29,7 @@ def up(settings: Settings, arguments: Sequence[str], gpus: Sequence[str] = ()) -
     """
     with hold_run_dir(settings.fabric.run_dir) as lock:
         set_up_logging("launcher", settings.fabric.run_dir, to_stderr=False)
-        if left_over(settings.fabric.run_dir):  # of a launcher that was killed
-            stop_running(settings.fabric.run_dir, settings.fabric.stop_timeout_s)
+        stop_left_over(settings.fabric.run_dir, settings.fabric.stop_timeout_s)
         port = free_port(settings.web.host, settings.service.gateway_port)
         settings = evolve(settings, service=evolve(settings.service, gateway_port=port))
         announce(lock, Running.of_this_process(address(settings)))

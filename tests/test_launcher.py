@@ -11,8 +11,17 @@ from urllib.request import urlopen
 import pytest
 
 from omni.process import ROOT
-from omni.running import find_running, left_over
-from tests.conftest import START_TIMEOUT_S, RunningOmni, StartOmni, clean_environment, heard
+from omni.running import find_running, left_over, pid_path
+from omni.settings import FabricSettings
+from tests.conftest import (
+    START_TIMEOUT_S,
+    RunningOmni,
+    StartOmni,
+    clean_environment,
+    heard,
+    launch,
+)
+from tests.fabric import BrokerProcess
 from tests.fakes import until
 
 PROCESSES = ["broker", "web-0", "worker-0"]
@@ -174,6 +183,31 @@ def test_stale_pid_files_of_a_killed_launcher_do_not_hinder(start_omni: StartOmn
 
     assert find_running(running.fabric.run_dir) is None
     assert "was not running" in omni_command(running, "down").stdout
+
+
+def test_a_start_ends_what_a_killed_launcher_left_and_goes_on() -> None:
+    """It took the lock that it held itself for another launcher's, and ended itself."""
+    with tempfile.TemporaryDirectory(prefix="omni-") as folder:
+        run_dir = str(Path(folder, "run"))
+        left = BrokerProcess(FabricSettings(run_dir=run_dir))
+        left.start()
+        until(lambda: Path(run_dir, "broker.lock").exists())
+        pid_path(run_dir, "broker").write_text(f"{left.pid}\n")
+
+        running = launch(Path(folder))
+
+        try:
+            until(lambda: has_begun_or_ended(running), START_TIMEOUT_S)
+            assert "omni is ready" in running.output() and running.launcher.poll() is None
+            left.wait()
+        finally:
+            running.stop()
+            left.close()
+
+
+def has_begun_or_ended(running: RunningOmni) -> bool:
+    """True when `omni up` says that it is ready, and when it is over."""
+    return running.launcher.poll() is not None or "omni is ready" in running.output()
 
 
 def test_a_worker_that_cannot_load_ends_the_start_with_its_words(start_omni: StartOmni) -> None:
