@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from attrs import define
+from hypothesis import HealthCheck, settings
 
 from omni.link import BrokerLink, open_link
 from omni.messages import Status, WorkerView
@@ -23,6 +24,12 @@ from tests.fakes import until
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
+
+# Every run draws the same examples, and none fails for the time that it takes on a busy machine.
+settings.register_profile(
+    "omni", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("omni")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -43,7 +43,7 @@ from omni.messages import (
     Welcome,
 )
 from omni.settings import FabricSettings, ServiceSettings
-from omni.wire import connect_dealer, routing_id
+from omni.wire import Side, connect_dealer, routing_id
 from omni.worker_link import WorkerLink, open_worker_link
 from tests.fakes import TIMEOUT_S
 
@@ -98,7 +98,7 @@ class BrokerProcess:
 
     def start(self) -> None:
         """Start it; it is there when a link says that it is connected."""
-        own = ("run_dir", "heartbeat_interval_s", "heartbeat_misses")
+        own = ("run_dir", "heartbeat_interval_s", "heartbeat_misses", "rejoin_grace_s")
         sets = [f"fabric.{name}={getattr(self._fabric, name)}" for name in own]
         flags = [item for text in [*sets, *self._overrides] for item in ("--set", text)]
         self._process = subprocess.Popen(
@@ -256,8 +256,8 @@ class RawPeer:
     def __init__(self, fabric: FabricSettings, role: Role, name: str, pid: int = 1) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._name, self._role, self._pid = name, role, pid
-        side = "worker" if role == "worker" else "web"
-        self.socket = connect_dealer(self._context, fabric, side, routing_id(name))  # type: ignore
+        side: Side = "worker" if role == "worker" else "web"
+        self.socket = connect_dealer(self._context, fabric, side, routing_id(name))
         self.socket.set(zmq.SNDTIMEO, int(1000 * TIMEOUT_S))
 
     def close(self) -> None:
@@ -287,17 +287,24 @@ class RawPeer:
         )
         self.hear(Welcome)
 
-    def hear(self, kind: type[Kind], timeout_s: float = TIMEOUT_S) -> tuple[Header, Kind]:
-        """Return the next message of that kind; others are passed over."""
-        end_s = time.monotonic() + timeout_s
-        while (left_s := end_s - time.monotonic()) > 0:
-            if self.socket.poll(int(1000 * left_s) + 1):
-                parts = self.socket.recv_multipart()
-                header = decode_header(parts[0])
-                message = decode(header, parts[1:])
-                if isinstance(message, kind):
-                    return header, message
-        raise AssertionError(f"no {kind.__name__} came in {timeout_s} s")
+    def hear(
+        self, kind: type[Kind], meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[Header, Kind]:
+        """Return the next message of that kind; others are passed over.
+
+        meanwhile: is done whenever nothing came for a moment.
+        """
+        end_s = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < end_s:
+            if not self.socket.poll(50):
+                meanwhile()
+                continue
+            parts = self.socket.recv_multipart()
+            header = decode_header(parts[0])
+            message = decode(header, parts[1:])
+            if isinstance(message, kind):
+                return header, message
+        raise AssertionError(f"no {kind.__name__} came in {TIMEOUT_S} s")
 
     def beat(self, steps: int = 1) -> None:
         """Prove to be alive."""
@@ -306,6 +313,9 @@ class RawPeer:
 
 @pytest.fixture
 def fabric(tmp_path: Path) -> Iterator[FabricSettings]:
-    """Settings of a fabric of its own; fails when a socket's context is left open."""
+    """Settings of a fabric of its own; fails when a socket's context is left open.
+
+    Who stands still for some seconds, on a busy machine, is not lost in it.
+    """
     with no_leaked_contexts():
-        yield FabricSettings(run_dir=str(tmp_path))
+        yield FabricSettings(run_dir=str(tmp_path), heartbeat_misses=40, rejoin_grace_s=10)

@@ -72,14 +72,16 @@ class FakeEngine:
 
     def step(self, arrivals: Sequence[Arrival]) -> Sequence[Emission]:
         """Answer as told."""
-        self.is_stuck = not self.gate.is_set()
-        self.gate.wait(60)
-        self.is_stuck = False
+        if not self.gate.wait(0):
+            self.is_stuck = True
+            self.gate.wait(60)
+            self.is_stuck = False
         if self.fail_with is not None:
             raise self.fail_with
         self.seen += arrivals
-        emissions = list(self.later)
-        self.later.clear()
+        emissions: list[Emission] = []
+        while self.later:  # a test adds to it meanwhile
+            emissions.append(self.later.popleft())
         for arrival in arrivals:
             emissions += self.answer(arrival)
         if arrivals:

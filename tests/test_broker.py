@@ -2,6 +2,7 @@
 
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,6 @@ from omni.messages import (
     Enqueue,
     Goodbye,
     Header,
-    Heartbeat,
     Hello,
     Leased,
     Queued,
@@ -35,7 +35,7 @@ from omni.messages import (
 from omni.settings import FabricSettings, ServiceSettings
 from omni.wire import connect_dealer, endpoints, routing_id
 from tests.fabric import BrokerProcess, RawPeer, broker_thread, fabric
-from tests.fakes import until
+from tests.fakes import TIMEOUT_S, until
 
 __all__ = ["fabric"]  # a fixture
 
@@ -43,12 +43,13 @@ CAPABILITIES = Capabilities(engine="null", model="null", modes=("audio_duplex",)
 
 
 class Fabric:
-    """A broker in a thread with raw peers; nobody needs to beat unless a test is about that."""
+    """A broker in a thread with raw peers, who are not lost when they do not beat."""
 
     def __init__(self, stack: ExitStack, settings: FabricSettings) -> None:
         self.settings = evolve(settings, heartbeat_misses=1000)
         self.broker: Broker = stack.enter_context(broker_thread(self.settings))
         self._stack = stack
+        self._workers: list[RawPeer] = []
 
     def web(self, name: str = "web-0") -> RawPeer:
         """Return a web that has said hello."""
@@ -62,17 +63,22 @@ class Fabric:
         peer = RawPeer(self.settings, "worker", name)
         self._stack.callback(peer.close)
         peer.hello(CAPABILITIES)
+        self._workers.append(peer)
         return peer
 
     def lease(self, web: RawPeer, session: str) -> int:
         """Return the generation of a new lease of *session*."""
         web.say(Enqueue(request_type="audio_duplex", client_id="c"), session)
-        header, _ = web.hear(Leased)
+        header, _ = web.hear(Leased, meanwhile=self._beat)
         return header.generation
 
     def counter(self, name: str) -> int:
         """Return one of the broker's counters."""
         return self.broker.dispatcher.counters[name]
+
+    def _beat(self) -> None:
+        for worker in self._workers:  # one that was silent for a moment gets no new lease
+            worker.beat()
 
 
 @pytest.fixture
@@ -110,8 +116,7 @@ def test_bodies_and_buffers_of_sessions_are_never_opened(make_fabric: MakeFabric
     header = Header(kind="audio_chunk", session="s_1", generation=generation)
 
     web.send_parts(encode_header(header), b"\xc1 not msgpack", b"", b"x" * 200_000)
-    worker.hear(Leased)
-    parts = worker.socket.recv_multipart()
+    parts = _next_parts(worker, PROTOCOL_VERSION, "audio_chunk")
 
     assert parts[1:] == [b"\xc1 not msgpack", b"", b"x" * 200_000]
 
@@ -144,14 +149,13 @@ def test_a_session_message_of_a_stranger_is_answered_with_say_hello(
     make_fabric: MakeFabric,
 ) -> None:
     it = make_fabric()
-    stranger = it.web()
-    it.broker.dispatcher.peers.remove(
-        next(iter(it.broker.dispatcher.peers)), 0.0, expected=False
-    )
+    stranger = RawPeer(it.settings, "web", "web-0")
 
     stranger.say(AudioChunk(pcm=Buffer(b"")), "s_1", 1)
+    _, refused = stranger.hear(Refused)
+    stranger.close()
 
-    assert stranger.hear(Refused)[1].code == "unknown_peer"
+    assert refused.code == "unknown_peer"
 
 
 # --- refusing ----------------------------------------------------------------------------------
@@ -165,20 +169,18 @@ def test_another_protocol_version_is_refused_in_its_own_with_both_numbers(
     hello = Hello(role="web", name="web-9", pid=1, host="here")
 
     web.send_parts(*encode(Header(kind="", version=7), hello))  # type: ignore[arg-type]
-    parts = _next_parts_of_version(web, 7)
+    parts = _next_parts(web, 7, "refused")
 
-    fields = msgpack.unpackb(parts[0])
-    assert (fields[0], fields[1]) == (7, "refused")
     refused = decode(Header(kind="refused"), parts[1:])
     assert isinstance(refused, Refused)
     assert f"protocol 7, this is {PROTOCOL_VERSION}" in refused.message
 
 
-def _next_parts_of_version(peer: RawPeer, version: int) -> list[bytes]:
+def _next_parts(peer: RawPeer, version: int, kind: str) -> list[bytes]:
     while True:
-        assert peer.socket.poll(20_000), "no answer"
+        assert peer.socket.poll(int(1000 * TIMEOUT_S)), f"no {kind}"
         parts = peer.socket.recv_multipart()
-        if msgpack.unpackb(parts[0])[0] == version:
+        if msgpack.unpackb(parts[0])[:2] == [version, kind]:
             return parts
 
 
@@ -333,30 +335,19 @@ def test_a_vanished_worker_ends_its_sessions_at_once(make_fabric: MakeFabric) ->
 
 
 def test_a_silent_worker_is_lost(fabric: FabricSettings) -> None:
-    with broker_thread(fabric), ExitStack() as stack:
-        web, worker = RawPeer(fabric, "web", "web-0"), RawPeer(fabric, "worker", "worker-0")
+    settings = evolve(fabric, heartbeat_misses=12)
+    with broker_thread(settings), ExitStack() as stack:
+        web, worker = RawPeer(settings, "web", "web-0"), RawPeer(settings, "worker", "worker-0")
         stack.callback(web.close)
         stack.callback(worker.close)
         web.hello()
         worker.hello(CAPABILITIES)
         web.say(Enqueue(request_type="chat", client_id="c"), "s_1")
-        web.hear(Leased)
+        web.hear(Leased, meanwhile=worker.beat)
 
-        while not web.socket.poll(100):  # the web beats, the worker does not
-            web.beat()
-        heard = None
-        while heard is None:
-            web.beat()
-            heard = _hear_now(web)
+        _, revoked = web.hear(Revoked, meanwhile=web.beat)  # the worker does not beat
 
-        assert heard.code == "worker_lost"
-
-
-def _hear_now(web: RawPeer) -> Revoked | None:
-    try:
-        return web.hear(Revoked, 0.1)[1]
-    except AssertionError:
-        return None
+        assert revoked.code == "worker_lost"
 
 
 def test_a_ticket_is_withdrawn_before_it_is_served(make_fabric: MakeFabric) -> None:
@@ -410,17 +401,18 @@ def test_a_wrong_setting_ends_the_process_with_its_own_status(fabric: FabricSett
 
 
 def test_a_stopped_and_continued_broker_blames_nobody(fabric: FabricSettings) -> None:
-    process = BrokerProcess(fabric, "fabric.heartbeat_misses=2")
+    misses = 12
+    process = BrokerProcess(fabric, f"fabric.heartbeat_misses={misses}")
     web, worker = RawPeer(fabric, "web", "web-0"), RawPeer(fabric, "worker", "worker-0")
     try:
         process.start()
         web.hello()
         worker.hello(CAPABILITIES)
         process.signal(signal.SIGSTOP)
-        for peer in (web, worker):  # well beyond two misses, all unread
-            for step in range(6):
-                peer.socket.poll(100)
-                peer.say(Heartbeat(steps=step))
+        for _ in range(misses + 2):  # all unread
+            time.sleep(fabric.heartbeat_interval_s)
+            web.beat()
+            worker.beat()
 
         process.signal(signal.SIGCONT)
         web.say(StatusQuery(request=1))
@@ -472,8 +464,8 @@ def make_keys(folder: Path) -> None:
 def free_pair() -> int:
     """Return a port that is free together with the next one."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as one:
-        for _ in range(100):
-            port = one.bind_to_random_port("tcp://127.0.0.1")
+        for _ in range(100):  # below those that the system gives to others meanwhile
+            port = one.bind_to_random_port("tcp://127.0.0.1", 20_000, 32_000)
             with context.socket(zmq.ROUTER) as two:
                 try:
                     two.bind(f"tcp://127.0.0.1:{port + 1}")
@@ -509,7 +501,7 @@ def test_peers_with_other_keys_are_not_heard(fabric: FabricSettings, tmp_path: P
     monitor = thief.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
     try:
         with broker_thread(settings) as broker:
-            assert monitor.poll(20_000), "the handshake was neither refused nor given up"
+            assert monitor.poll(int(1000 * TIMEOUT_S)), "the handshake was not refused"
             assert len(list(broker.dispatcher.peers)) == 0
     finally:
         context.destroy(linger=0)
