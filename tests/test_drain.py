@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 
+import aiohttp
 import pytest
 
 from omni.process import ROOT
@@ -45,13 +46,19 @@ async def test_draining_lets_those_who_talk_finish_and_nobody_in(
         async with connected(running.websocket_address, "/ws/duplex/adx_new") as newcomer:
             refused = await newcomer.expect("error")
             code = await newcomer.closed()
+        async with aiohttp.ClientSession(running.address) as http:
+            hello = {"messages": [{"role": "user", "content": "hello"}]}
+            async with http.post("/api/chat", json=hello) as reply:
+                posted = (reply.status, await reply.json())
         await client.send_chunk()
         result = await client.until("result")
         await client.send("stop")
         await client.until("stopped")
     printed = await said(draining)
 
-    assert (refused["code"], code) == ("no_worker", 1013)
+    text = "No worker available"
+    assert (refused["error"], refused["code"], code) == (text, "no_worker", 1013)
+    assert posted == (503, {"detail": text, "error": text})
     assert result["current_time"] == 1
     assert draining.returncode == 0 and "drained: all workers" in printed
     assert ("stopped: launcher" in printed) == (words[0] == "down")

@@ -88,7 +88,8 @@ async def post_chat(request: web.Request) -> web.Response:
         await _run(request, linked, chat, turn)
         return json_reply(_reply(turn, linked.queued_s, time.monotonic() - began_at))
     except OmniError as exc:
-        return error_reply(exc)
+        is_ready = app[LINK].connected
+        return error_reply(exc, "No worker available" if is_ready else "Service not ready")
     finally:
         linked.close()
 

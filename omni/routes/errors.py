@@ -90,9 +90,9 @@ def demo_reply(request: web.Request, error: Exception) -> web.Response:
     return _reply(500, "Internal server error")
 
 
-def error_reply(error: OmniError) -> web.Response:
-    """Return the answer for one of our own errors."""
-    text = "Service not ready" if isinstance(error, NoWorker) else str(error)
+def error_reply(error: OmniError, no_worker: str = "Service not ready") -> web.Response:
+    """Return the answer for one of our own errors. no_worker: what is said of a `NoWorker`."""
+    text = no_worker if isinstance(error, NoWorker) else str(error)
     reply = _reply(rendering_of(error).http_status, text)
     if isinstance(error, CapacityError):
         reply.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))

@@ -166,8 +166,9 @@ async def get_workers(request: web.Request) -> web.Response:
 async def get_cache(request: web.Request) -> web.Response:
     """Return the workers again; their caches are empty between sessions."""
     status = await request.app[LINK].status()
+    paused_ids = request.app[LIVE].paused_ids()
     workers = [
-        {"worker_id": worker_id(worker.name), "status": worker_state(worker, set())}
+        {"worker_id": worker_id(worker.name), "status": worker_state(worker, paused_ids)}
         for worker in status.workers
     ]
     return json_reply({"workers": workers})

@@ -11,7 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from omni.messages import Heartbeat, PeerExited
 from tests.conftest import RunningOmni, StartOmni
+from tests.fabric import RawPeer
 from tests.realtime.client import Client, connected
 
 TIMEOUT_S = 30.0
@@ -135,6 +137,31 @@ async def test_the_cache_has_both_names(http: aiohttp.ClientSession, path: str) 
     assert worker.keys() == {"worker_id", "status"} and worker["status"] in STATES
 
 
+async def test_the_cache_knows_a_pause_as_the_list_of_workers_does(
+    http: aiohttp.ClientSession, holder: Client
+) -> None:
+    await holder.send("pause")
+    await holder.until("paused")
+    lists = [await ask(http, "GET", path) for path in ("/workers", "/cache")]
+
+    assert [body["workers"][0]["status"] for body in lists] == ["duplex_paused"] * 2
+
+
+async def test_a_worker_counts_its_requests_and_how_long_they_take(
+    http: aiohttp.ClientSession,
+) -> None:
+    message = {"role": "user", "content": "hello"}
+    [before] = (await ask(http, "GET", "/workers"))["workers"]
+    await ask(http, "POST", "/api/chat", json={"messages": [message]})
+    async with asyncio.timeout(TIMEOUT_S):
+        after = before
+        while after["total_requests"] == before["total_requests"]:
+            [after] = (await ask(http, "GET", "/workers"))["workers"]
+
+    assert after["total_requests"] == before["total_requests"] + 1
+    assert after["avg_inference_time_ms"] > 0
+
+
 # --- 2.2, 3.1, 3.2 -------------------------------------------------------------------------------
 
 
@@ -212,6 +239,7 @@ async def test_eta_has_every_field_and_the_aliases_of_older_servers(
         *(f"ema_{name}_s" for name in names),
         *(f"ema_{name}_samples" for name in names),
     }
+    assert (body["ema_alpha"], body["config"]["ema_alpha"]) == (0.3, None)
 
 
 async def test_a_put_of_eta_returns_what_it_leaves_out_to_its_default(
@@ -301,6 +329,18 @@ async def test_apps_have_three_fields_and_the_operators_one_more(
     assert again == {"success": True, "app": {**expected, "enabled": True}}
 
 
+async def test_the_apps_are_those_of_the_table(http: aiohttp.ClientSession) -> None:
+    body = await ask(http, "GET", "/api/apps")
+
+    assert [tuple(app.values()) for app in body["apps"]] == [
+        ("turnbased", "Turn-based Chat", "/turnbased"),
+        ("half_duplex_audio", "Half-Duplex Audio", "/half_duplex"),
+        ("omni", "Omni Full-Duplex", "/omni"),
+        ("audio_duplex", "Audio Full-Duplex", "/audio_duplex"),
+        ("realtime", "Realtime API", "/realtime"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("app_id", "route"),
     [
@@ -382,3 +422,36 @@ async def test_the_calls_of_the_demos_own_api_tests_are_answered(
     assert answer["success"] is True and answer["text"] == "Say something"
     assert done["token_stats"]["generated_tokens"] == 2
     assert stopped == {"success": False, "message": "No streaming worker found"}
+
+
+# --- 2.1 again, with further workers: they stay in the list ---------------------------------------
+
+
+async def counts(http: aiohttp.ClientSession, expected: tuple[int, int, int]) -> None:
+    """Return once so many workers are loading, lost and given up."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            body = await ask(http, "GET", "/status")
+            names = ("loading_workers", "offline_workers", "error_workers")
+            if tuple(body[name] for name in names) == expected:
+                break
+    assert body["total_workers"] == 1 + sum(expected)
+
+
+async def test_a_worker_that_loads_or_is_lost_or_given_up_is_counted_as_that(
+    server: RunningOmni, http: aiohttp.ClientSession
+) -> None:
+    newcomer = await asyncio.to_thread(RawPeer, server.fabric, "worker", "worker-7")
+    launcher = await asyncio.to_thread(RawPeer, server.fabric, "launcher", "launcher-7")
+    try:
+        await asyncio.to_thread(newcomer.hello)
+        newcomer.say(Heartbeat(state="loading"))
+        await counts(http, (1, 0, 0))
+        newcomer.close()
+        await counts(http, (0, 1, 0))
+        await asyncio.to_thread(launcher.hello)
+        launcher.say(PeerExited(name="worker-7", pid=1, given_up=True))
+        await counts(http, (0, 0, 1))
+    finally:
+        newcomer.close()
+        launcher.close()
