@@ -147,7 +147,7 @@ class Guard:
 
     def address_of(self, request: web.Request) -> str:
         """Return the client's address, also where a trusted proxy stands between."""
-        forwarded_for = request.headers.get("X-Forwarded-For", "")
+        forwarded_for = ",".join(request.headers.getall("X-Forwarded-For", ()))
         return client_address(request.remote or "", forwarded_for, self.settings.trusted_proxies)
 
     def session_quotas(self, visitor: Visitor) -> list[Quota]:

@@ -75,8 +75,9 @@ def is_own_origin(origin: str, host_header: str, is_tls: bool) -> bool:
 def client_address(remote: str, forwarded_for: str, trusted: Collection[str]) -> str:
     """Return who asks: the peer, or whom a trusted proxy asks for.
 
-    forwarded_for: the X-Forwarded-For header. Its last entry was written by our own proxy; what
-    stands before it may be invented by anybody, so only entries of trusted proxies are passed over.
+    forwarded_for: all X-Forwarded-For headers, one behind the other. The last entry was written by
+    our own proxy; what stands before it may be invented by anybody, so only entries of trusted
+    proxies are passed over.
     """
     address = remote
     hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]

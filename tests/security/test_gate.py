@@ -1,7 +1,7 @@
 """A locked server lets in who has a key, and nobody else; a page of another site never gets in."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import orjson
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
 from attrs import define
+from multidict import CIMultiDict
 from yarl import URL
 
 from omni.security.key_book import KeyBook
@@ -50,7 +51,7 @@ async def status_of(
     omni: RunningOmni,
     method: str,
     path: str,
-    headers: dict[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
     **options: Any,  # of aiohttp's `request`
 ) -> int:
     """Return the status of one request."""
@@ -460,6 +461,18 @@ async def test_an_address_that_asks_too_much_waits_and_others_do_not(limited: Ru
     assert 429 in statuses[20:]
     assert await status_of(limited, "GET", "/status", other) == 200
     assert await status_of(limited, "GET", "/static/css/base.css", busy) == 200
+
+
+async def test_an_invented_forwarded_address_hides_nobody(limited: RunningOmni) -> None:
+    """A proxy may add a header of its own behind the client's, as HAProxy does: its word counts."""
+    statuses = []
+    for number in range(25):
+        headers = CIMultiDict[str]()
+        headers.add("X-Forwarded-For", f"198.51.100.{number}")
+        headers.add("X-Forwarded-For", "203.0.113.10")
+        statuses.append(await status_of(limited, "GET", "/status", headers))
+
+    assert 429 in statuses[20:]
 
 
 async def test_who_must_wait_is_told_how_long_in_the_shape_of_each_api(
