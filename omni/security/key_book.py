@@ -47,8 +47,8 @@ class KeyBook:
     def __init__(self, data_dir: Path, settings: SecuritySettings) -> None:
         self.path = data_dir / FOLDER / "keys.json"
         self._given = (
-            *(_given("api", number, text) for number, text in enumerate(settings.api_keys, 1)),
-            *(_given("admin", number, text) for number, text in enumerate(settings.admin_keys, 1)),
+            *(_given("api", text) for text in settings.api_keys),
+            *(_given("admin", text) for text in settings.admin_keys),
         )
         self._kept: tuple[Key, ...] = ()
         self._seen: tuple[int, int] | None = None
@@ -132,9 +132,11 @@ class KeyBook:
         self._look(at_once=True)
 
 
-def _given(kind: KeyKind, number: int, text: str) -> Key:
+def _given(kind: KeyKind, text: str) -> Key:
+    """Return a key of the settings. Its id changes with it: cookies and limits go by the id."""
+    digest = _digest(text)
     return Key(
-        id=f"{kind}-settings-{number}", kind=kind, name="of the settings", sha256=_digest(text)
+        id=f"{kind}-settings-{digest[:8]}", kind=kind, name="of the settings", sha256=digest
     )
 
 

@@ -53,6 +53,17 @@ def test_a_running_server_hears_of_keys_made_and_removed_beside_it(
     assert server.find(text) is None
 
 
+def test_another_key_in_the_settings_is_another_key(tmp_path: Path) -> None:
+    """A cookie names a key by its id: that of a key that was replaced must not open anything."""
+    old = KeyBook(tmp_path, SecuritySettings(admin_keys=("leaked",))).find("leaked")
+    assert old is not None
+
+    book = KeyBook(tmp_path, SecuritySettings(admin_keys=("fresh",)))
+
+    assert book.with_id(old.id) is None
+    assert book.find("fresh") is not None
+
+
 def test_keys_of_the_settings_count_too(tmp_path: Path) -> None:
     book = KeyBook(tmp_path, SecuritySettings(api_keys=("one", "two"), admin_keys=("three",)))
 
