@@ -94,7 +94,7 @@ class Broker:
 
     def say_goodbye(self) -> None:
         """Tell all peers that the broker leaves, so that they need not wait for its silence."""
-        for peer in self.dispatcher.peers:
+        for peer in list(self.dispatcher.peers):  # who is found to be gone is struck off
             self._send(peer.id, encode(Header(kind=""), Goodbye(reason="the broker stops")))
 
     # --- in ----------------------------------------------------------------------------------

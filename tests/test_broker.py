@@ -393,6 +393,19 @@ def test_sigterm_ends_the_process_cleanly_and_peers_are_told(fabric: FabricSetti
         process.close()
 
 
+def test_peers_that_vanished_do_not_end_the_farewell(fabric: FabricSettings) -> None:
+    """The first was struck off the table while the broker went through that."""
+    with open_broker(fabric, ServiceSettings()) as (broker, _):
+        for number in range(2):
+            hello = Hello(role="web", name=f"web-{number}", pid=1, host="here")
+            peer_id = f"enobody-{number}".encode()
+            broker.dispatcher.handle(peer_id, Header(kind=""), hello, time.monotonic())
+
+        broker.say_goodbye()
+
+        assert list(broker.dispatcher.peers) == []
+
+
 def test_a_wrong_setting_ends_the_process_with_its_own_status(fabric: FabricSettings) -> None:
     process = BrokerProcess(fabric, "fabric.broker_url=udp://example")
     process.start()
