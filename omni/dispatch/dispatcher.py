@@ -303,8 +303,10 @@ class Dispatcher:
         if not session:
             raise ProtocolError("enqueue without a session")
         if (lease := self.leases.get(session)) is not None:
-            if lease.web == peer.id:
-                self._tell_leased(lease, lease.web)
+            if lease.web is None:
+                self._rejoining.adopt(lease, peer.id)
+            elif lease.web == peer.id:
+                self.tell_leased(lease, lease.web)
             return
         if (waiting := self.line.get(session)) is not None:
             if waiting.web == peer.id:
@@ -397,8 +399,8 @@ class Dispatcher:
         self._rejoining.note_given(lease.session, now_s)
         self.line.invalidate()
         self.counters["leased"] += 1
-        self._tell_leased(lease, worker.id)
-        self._tell_leased(lease, ticket.web)
+        self.tell_leased(lease, worker.id)
+        self.tell_leased(lease, ticket.web)
 
     def end_lease(self, lease: Lease, now_s: float, told_worker: Revoked) -> None:
         """End a lease and tell its worker; what its web is told is the caller's to say."""
@@ -498,7 +500,8 @@ class Dispatcher:
         )
         self.say(ticket.web, queued, ticket.session)
 
-    def _tell_leased(self, lease: Lease, peer_id: bytes) -> None:
+    def tell_leased(self, lease: Lease, peer_id: bytes) -> None:
+        """Tell one end of *lease* what it has; its worker must be there."""
         worker = self.peers.named(lease.worker)
         assert worker is not None and worker.capabilities is not None
         leased = Leased(

@@ -76,6 +76,8 @@ class Rejoining:
                 self._desk.counters["leases_restored"] += 1
                 if (claim := self._claims.pop(held.session, None)) is not None:
                     lease.web, lease.web_received = claim[0], claim[1].received_seq
+                elif (ticket := self._desk.line.remove(held.session)) is not None:
+                    self.adopt(lease, ticket.web)
             else:
                 lease = None
         if lease is None or (lease.worker, lease.generation) != (peer.name, held.generation):
@@ -101,6 +103,12 @@ class Rejoining:
                 continue
             lease.web, lease.web_received = peer.id, held.received_seq
             self._say_rejoined(lease, peer.id)
+
+    def adopt(self, lease: Lease, web: bytes) -> None:
+        """Give a restored lease to its session, which asks again: the old broker's word was lost."""
+        lease.web, lease.web_received = web, 0
+        self._desk.tell_leased(lease, web)
+        self._say_rejoined(lease, web)
 
     def end_unreported(
         self, peer: Peer, held_leases: tuple[HeldLease, ...], now_s: float

@@ -828,6 +828,28 @@ def test_waiting_sessions_keep_their_order_over_a_restart() -> None:
     assert desk.leased_sessions() == ["old"]
 
 
+@pytest.mark.parametrize("first", ["worker-0", "web-0"])
+def test_a_lease_of_which_its_web_never_heard_goes_to_the_session_that_asks_again(
+    first: str,
+) -> None:
+    """The old broker died when it had told the worker alone: the session waited without an end."""
+    desk = Desk()
+    desk.web()
+    tell = {
+        "worker-0": lambda: desk.worker(num_slots=2, leases=(held("a"),)),
+        "web-0": lambda: desk.enqueue("a"),
+    }
+
+    tell.pop(first)()
+    tell.popitem()[1]()
+
+    assert desk.leased_sessions() == ["a"]
+    assert desk.dispatcher.route(b"web-0", "a", 5) == b"worker-0"
+    assert desk.told("web-0", Rejoined, "a") == [Rejoined(received_seq=7)]
+    assert desk.told("worker-0", Rejoined, "a") == [Rejoined(received_seq=0)]
+    assert len(desk.dispatcher.line) == 0
+
+
 # --- status ------------------------------------------------------------------------------------
 
 
