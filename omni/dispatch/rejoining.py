@@ -105,7 +105,7 @@ class Rejoining:
             self._say_rejoined(lease, peer.id)
 
     def adopt(self, lease: Lease, web: bytes) -> None:
-        """Give a restored lease to its session, which asks again: the old broker's word was lost."""
+        """Give a restored lease to its session, which asks again: it never heard of the lease."""
         lease.web, lease.web_received = web, 0
         self._desk.tell_leased(lease, web)
         self._say_rejoined(lease, web)
