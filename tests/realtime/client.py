@@ -52,6 +52,12 @@ class Client:
             continue
         return event
 
+    async def moved_up(self, position: int) -> Event:
+        """Return the next `queue_update` with that place: others are said every few seconds."""
+        while (event := await self.until("queue_update"))["position"] != position:
+            continue
+        return event
+
     async def closed(self) -> int:
         """Return the code of the close, which must come next."""
         message = await self.socket.receive(TIMEOUT_S)

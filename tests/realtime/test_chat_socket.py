@@ -1,15 +1,13 @@
 """`/ws/chat` of a whole server with the null engine, which answers with the user's own words."""
 
-import asyncio
 import base64
 
 import aiohttp
 import orjson
 import pytest
-from aiohttp import WSMsgType
 
 from tests.conftest import RunningOmni
-from tests.realtime.client import TIMEOUT_S, Client, Event, connected
+from tests.realtime.client import Client, Event, connected
 
 WORDS = [{"role": "user", "content": "one two three"}]
 
@@ -62,7 +60,10 @@ async def test_a_whole_answer_has_its_sound_in_done(address: str) -> None:
     assert len(base64.b64decode(events[-1]["audio_data"])) == 3 * 4 * 24_000
 
 
-async def test_the_socket_holds_no_slot_before_its_request(address: str) -> None:
+async def test_the_socket_holds_no_slot_before_its_request(
+    omni: RunningOmni, address: str
+) -> None:
+    await omni.until_idle()  # an answer is told before its slot is free
     async with connected(address, "/ws/chat"):
         assert await _num_tasks(address) == 0
 
@@ -95,8 +96,8 @@ async def test_a_wrong_request_gets_an_error_and_a_close(
     assert error["error"]
 
 
-async def test_stop_ends_an_answer_with_what_there_is(address: str) -> None:
-    async with connected(address, "/ws/chat") as client:
+async def test_stop_ends_an_answer_with_what_there_is(slow: RunningOmni) -> None:
+    async with connected(slow.address, "/ws/chat") as client:
         long = [{"role": "user", "content": "word " * 4000}]
         await _ask(client, messages=long, generation={"max_new_tokens": 4096})
         await client.until("chunk")
@@ -106,15 +107,13 @@ async def test_stop_ends_an_answer_with_what_there_is(address: str) -> None:
     assert 0 < done["generated_tokens"] < 4000
 
 
-async def test_a_client_that_hangs_up_frees_its_slot(address: str) -> None:
-    async with connected(address, "/ws/chat") as client:
+async def test_a_client_that_hangs_up_frees_its_slot(slow: RunningOmni) -> None:
+    async with connected(slow.address, "/ws/chat") as client:
         long = [{"role": "user", "content": "word " * 4000}]
         await _ask(client, messages=long, generation={"max_new_tokens": 4096})
         await client.until("chunk")
 
-    async with asyncio.timeout(TIMEOUT_S):
-        while await _num_tasks(address):
-            continue
+    await slow.until_idle()
 
 
 async def test_a_second_request_on_the_same_socket_is_refused(address: str) -> None:
@@ -125,6 +124,5 @@ async def test_a_second_request_on_the_same_socket_is_refused(address: str) -> N
         error = await client.until("error")
         await client.until("done")
 
-        message = await client.socket.receive()
+        assert await client.closed() == 1000
     assert "One request per socket" in error["error"]
-    assert message.type is WSMsgType.CLOSE
