@@ -248,6 +248,8 @@ class DiskRecordings:
             recorder.stop(exc)
         except OmniError as exc:
             log.warning("recording %s lacks a record: %s", recorder.recording_id, exc)
+        except Exception:  # the border of a thread that writes for all sessions
+            log.exception("recording %s lacks a record", recorder.recording_id)
 
     def _release(self, recorder: DiskRecorder) -> None:
         folder = recorder.release()

@@ -7,7 +7,7 @@ there is work and ends when there is none.
 
 import logging
 import os
-import select
+import selectors
 import subprocess
 import sys
 import threading
@@ -90,7 +90,7 @@ class Finaliser:
                 break
             if not error:
                 self.counters.finalised += 1
-            elif folder.exists():  # it may have been deleted meanwhile
+            elif (folder / JOURNAL).exists():  # else it was deleted, or made already
                 self.counters.unfinalised += 1
                 self._failed.add(folder.name)
                 self._failed_at = time.monotonic()
@@ -127,8 +127,10 @@ class Finaliser:
             process = self._process = self._process or _start()
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write(os.fsencode(folder) + b"\n")
-            if not select.select([process.stdout], [], [], LONGEST_S)[0]:
-                raise TimeoutError(f"took more than {LONGEST_S:.0f} s")
+            with selectors.DefaultSelector() as selector:  # `select` takes no file above 1023
+                selector.register(process.stdout, selectors.EVENT_READ)
+                if not selector.select(LONGEST_S):
+                    raise TimeoutError(f"took more than {LONGEST_S:.0f} s")
             answer = orjson.loads(process.stdout.readline() or b'"its process ended"')
         except (OSError, TimeoutError, orjson.JSONDecodeError) as exc:
             answer = str(exc)

@@ -30,6 +30,8 @@ from omni.recording.sound import as_float32, as_pcm16
 MAGIC = b"omnijrn1"
 #: A record above this is damage, not a record: nothing that a client may send is as long.
 MAX_RECORD_BYTES = 512 * 2**20
+#: As many as its count can say.
+_MAX_PARTS = 2**16 - 1
 #: Linux takes 1024 (UIO_MAXIOV).
 _MAX_PARTS_AT_ONCE = 512
 
@@ -123,7 +125,8 @@ class JournalWriter:
     def write(self, record: Record) -> int:
         """Append *record* and return its bytes; the kernel has them then.
 
-        Raises: OSError, after which the file ends with the record before.
+        Raises: OSError, after which the file ends with the record before; ProtocolError for one of
+        too many parts, of which nothing is written.
         """
         parts = _payload(record)
         crc, size = 0, 0
@@ -195,6 +198,8 @@ def _payload(record: Record) -> list[Part]:
         engine_item = cast(SessionInput | SessionEvent, item)
         kind = KINDS[type(engine_item)]
         parts = encode(Header(kind=kind), as_pcm16(engine_item))[1:]
+        if len(parts) > _MAX_PARTS:
+            raise ProtocolError(f"a {kind} of {len(parts)} parts is above {_MAX_PARTS}")
     name = kind.encode("ascii")
     head = _HEAD.pack(round(record.at_s * 1e6), record.number, len(name)) + name
     sizes = struct.pack(f"<{len(parts)}I", *(len(part) for part in parts))

@@ -1,18 +1,21 @@
 """The recorder: it never blocks, holds little, loses nothing silently, and outlives a full disk."""
 
 import asyncio
+import os
 import re
 import resource
 import subprocess
 import sys
 import threading
 import tracemalloc
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from omni.engine import (
     AudioChunk,
+    Buffer,
     Prepared,
     PrepareDuplex,
     PrepareHalfDuplex,
@@ -299,6 +302,40 @@ def test_the_finaliser_ends_its_process_when_there_is_nothing_to_do(tmp_path: Pa
     assert not finaliser.is_running
 
 
+def test_sessions_are_finalised_while_thousands_of_connections_are_open(tmp_path: Path) -> None:
+    """`select` takes no file of a number above 1023, and the thread ended of it for good."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    many = 1200 if hard == resource.RLIM_INFINITY else min(1200, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (many, hard))
+    folder = write_session(tmp_path / "a", "audio_duplex", [(0.1, 0, CHUNK)])
+    finaliser = Finaliser(RecordingCounters())
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1100):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        stack.callback(finaliser.close)
+        finaliser.start(tmp_path / "nothing")
+        finaliser.add(folder)
+
+        until(lambda: finaliser.counters.finalised == 1, TIMEOUT_S)
+
+
+def test_a_session_that_was_finalised_already_counts_as_no_failure(tmp_path: Path) -> None:
+    """A look at the disk may find a session just before its recorder hands it on as well."""
+    first, second = (
+        write_session(tmp_path / name, "audio_duplex", [(0.1, 0, CHUNK)]) for name in ("a", "b")
+    )
+    finaliser = Finaliser(RecordingCounters())
+    for folder in (first, first, second):
+        finaliser.add(folder)
+    finaliser.start(tmp_path / "nothing")
+
+    until(lambda: finaliser.counters.finalised == 2, TIMEOUT_S)
+    finaliser.close()
+
+    assert finaliser.counters.unfinalised == 0
+
+
 def test_what_failed_is_finalised_when_there_is_room_again(tmp_path: Path) -> None:
     folder = write_session(tmp_path / "a", "audio_duplex", [(0.1, 0, CHUNK)])
     (folder / "user_audio").write_bytes(b"in the way")
@@ -323,6 +360,22 @@ def test_no_recording_keeps_nothing_and_has_no_name() -> None:
 
     assert (recorder.recording_id, recorder.trouble) == ("", "")
     assert recordings.counters == RecordingCounters()
+
+
+async def test_what_no_journal_can_hold_costs_its_own_record_alone(tmp_path: Path) -> None:
+    """A chat of 70,000 little recordings ended the thread that writes for all sessions."""
+    vast = AudioChunk(pcm=CHUNK.pcm, frames=(Buffer(b"x"),) * 70_000)
+    async with recording(tmp_path) as recordings:
+        recorder = recordings.start("adx_1", "audio_duplex", "worker-0")
+        recorder.heard(vast)
+        speak(recorder, 1)
+        await until_written(recordings)
+        recorder.close()
+        await until_finalised(recordings)
+
+    assert recorder.trouble == ""
+    chunks = read(tmp_path / "sessions" / recorder.recording_id / "recording.json")["chunks"]
+    assert [chunk["index"] for chunk in chunks if "user_audio" in chunk] == [1]
 
 
 async def test_a_gap_stands_where_records_are_missing(tmp_path: Path) -> None:
