@@ -8,6 +8,9 @@ from omni.errors import TooLarge
 from omni.realtime.dialect import Command, Open, Sound
 from omni.recording.sound import held_bytes
 
+#: However small they are: a frame of four bytes takes a hundred times as many to keep.
+MAX_COMMANDS = 8192
+
 
 @define
 class EarlyCommands:
@@ -15,8 +18,8 @@ class EarlyCommands:
 
     max_bytes: of the frames that held them, or of what those hold where it is more: 600 bytes of
     Opus can be half a minute of sound. The first command counts as its frame alone: it may bring
-    voices. When it is full the oldest sound goes; where no sound is left to go, the newcomer is
-    refused.
+    voices. With so many bytes or `MAX_COMMANDS` the oldest sound goes; where no sound is left to
+    go, the newcomer is refused.
     """
 
     max_bytes: int
@@ -30,11 +33,12 @@ class EarlyCommands:
             num_bytes = max(num_bytes, _held(command))
         self._kept.append((command, num_bytes))
         self._num_bytes += num_bytes
-        while self._num_bytes > self.max_bytes:
+        while self._num_bytes > self.max_bytes or len(self._kept) > MAX_COMMANDS:
             if not self._drop_oldest_sound():
                 self._kept.pop()
                 self._num_bytes -= num_bytes
-                raise TooLarge(f"more than {self.max_bytes >> 10} KiB sent while waiting")
+                most = f"{self.max_bytes >> 10} KiB or {MAX_COMMANDS} events"
+                raise TooLarge(f"more than {most} sent while waiting")
 
     def pop(self) -> Command | None:
         """Return the oldest command, None when all are taken."""

@@ -2,8 +2,8 @@ import pytest
 
 from omni.engine import AudioChunk, Buffer, PrepareDuplex
 from omni.errors import TooLarge
-from omni.realtime.dialect import Open, Sound
-from omni.realtime.early import EarlyCommands
+from omni.realtime.dialect import Interrupt, Open, Sound
+from omni.realtime.early import MAX_COMMANDS, EarlyCommands
 
 PREPARE = Open(input=PrepareDuplex(mode="audio_duplex"))
 
@@ -83,3 +83,24 @@ def test_room_is_given_back() -> None:
     early.push(PREPARE, 10)
 
     assert _all(early) == [PREPARE]
+
+
+def test_small_sounds_are_bounded_in_number() -> None:
+    """Two million frames of four bytes were 8 MiB, and took gigabytes to keep."""
+    early = EarlyCommands(2**23)
+    early.push(PREPARE, 10)
+    for number in range(MAX_COMMANDS):
+        early.push(_sound(number % 256), 1)
+
+    kept = _all(early)
+    assert kept[:2] == [PREPARE, _sound(1)] and len(kept) == MAX_COMMANDS
+
+
+def test_small_controls_are_bounded_in_number() -> None:
+    early = EarlyCommands(2**23)
+    for _ in range(MAX_COMMANDS):
+        early.push(Interrupt(), 1)
+
+    with pytest.raises(TooLarge):
+        early.push(Interrupt(), 1)
+    assert len(_all(early)) == MAX_COMMANDS
