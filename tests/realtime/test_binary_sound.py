@@ -29,6 +29,13 @@ def test_a_file_that_is_resampled_is_read_in_a_thread(name: str) -> None:
     assert is_slow(frame(**{name: WAV}), False)
 
 
+def test_raw_sound_of_another_rate_is_read_in_a_thread() -> None:
+    """196,000 samples at 1 kHz held the loop for 86 ms."""
+    part = {"type": "audio", "data": RAW, "sample_rate": 1000}
+
+    assert is_slow(frame(messages=[{"role": "user", "content": [part]}]), False)
+
+
 def test_no_way_of_writing_hides_a_file() -> None:
     escaped = frame(audio_base64=WAV).replace(b"UklGR", rb"\u0055klGR")
     assert orjson.loads(escaped)["audio_base64"] == WAV
