@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 from playwright.async_api import Browser, Page, async_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
+TIMEOUT_S = 40.0
 
 #: Controls that nothing names, texts that stayed keys, and ids that two elements have.
 UNNAMED = """[...document.querySelectorAll("button, a, select, input, textarea, video")]
@@ -84,7 +85,14 @@ async def layout_faults(page: Page) -> dict[str, Any]:
     return {what: value for what, value in found.items() if value}
 
 
-async def until(page: Page, expression: str, timeout_s: float = 40.0) -> Any:
+async def happened(fact: Callable[[], object]) -> None:
+    """Wait until *fact*, of the server that the page talks to, holds."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not fact():
+            await asyncio.sleep(0.02)
+
+
+async def until(page: Page, expression: str, timeout_s: float = TIMEOUT_S) -> Any:
     """Wait until *expression* is true in *page*; return its value.
 
     Playwright's own wait_for_function polls with eval, which the pages' policy forbids.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,14 @@ import pytest
 from PIL import Image
 from playwright.async_api import Browser, Page
 
-from tests.browser.browser import CHROMIUM, chromium, collect_errors, layout_faults, until
+from tests.browser.browser import (
+    CHROMIUM,
+    chromium,
+    collect_errors,
+    happened,
+    layout_faults,
+    until,
+)
 from tests.browser.fake_server import Script, serve
 from tests.browser.film import LEFT, RIGHT, write_halves
 from tests.browser.flow import start_talking
@@ -32,7 +38,6 @@ PHONE: dict[str, Any] = {
     "has_touch": True,
     "is_mobile": True,
 }
-TIMEOUT_S = 40.0
 #: Pixels of one slice. Source: `slice_config` of MiniCPM-o 4.5.
 SLICE_AREA = 448 * 448
 #: What the camera's colour space and JPEG make of a plain colour.
@@ -51,13 +56,6 @@ navigator.mediaDevices.getUserMedia = (wish) => {
 def seeing(**options: Any) -> Script:
     """A server whose engine takes pictures, in units of a second."""
     return Script(**{"sees": True, "chunk_ms": 1000, "listen_chunks": 2, **options})
-
-
-async def happened(fact: Callable[[], object]) -> None:
-    """Wait until *fact*, of the server, holds."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while not fact():
-            await asyncio.sleep(0.02)
 
 
 def picture_of(chunk: dict[str, Any]) -> Image.Image:

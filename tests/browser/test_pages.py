@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from playwright.async_api import Browser, Page
 
-from tests.browser.browser import CHROMIUM, collect_errors, layout_faults, until
+from tests.browser.browser import CHROMIUM, collect_errors, happened, layout_faults, until
 from tests.browser.fake_server import Script, serve
 from tests.browser.flow import converse, start_talking, texts
 
@@ -24,13 +24,14 @@ async def test_a_conversation_is_played_and_read() -> None:
     script = Script(answer=("Blue light ", "scatters more."), max_answers=1)
     async with serve(script) as url:
         seen = await converse(url, None)
+        await happened(lambda: script.sent_types[-1] == "stop")
 
     assert seen.max_rms > 0.05
     assert seen.answer == "Blue light scatters more."
     assert seen.heard_user == "why is the sky blue"
     assert seen.metrics["sent"] == seen.metrics["results"] + seen.metrics["outstanding"]
     assert seen.console_errors == []
-    assert script.sent_types[0] == "prepare" and script.sent_types[-1] == "stop"
+    assert script.sent_types[0] == "prepare"
 
 
 async def test_interrupt_silences_what_was_still_to_be_played(browser: Browser) -> None:
@@ -58,10 +59,9 @@ async def test_space_held_forces_listening_on_the_wire(browser: Browser) -> None
         page = await browser.new_page()
         await start_talking(page, url)
         await page.keyboard.down("Space")
-        await until(page, "omni.metrics().results > 6")
+        await happened(lambda: script.forced >= 2)
         await page.keyboard.up("Space")
-
-    assert script.forced >= 2
+        await page.wait_for_selector(".stage[data-phase=speaking]")  # let go, it may speak
 
 
 async def test_a_barge_in_heard_by_the_server_cuts_the_answer(browser: Browser) -> None:
@@ -71,11 +71,10 @@ async def test_a_barge_in_heard_by_the_server_cuts_the_answer(browser: Browser) 
         page = await browser.new_page()
         await start_talking(page, url)
         await page.wait_for_selector(".bubble-ai .bubble-note:not(:empty)")
-        played_ms = await page.evaluate("omni.metrics().player.playedMs")
+        await until(page, "omni.metrics().player.playedMs > 0")
         answer = await texts(page, "ai")
 
     assert "more than red" not in answer
-    assert played_ms > 0
 
 
 #: Longer than any machine needs to look at them: seconds that pass meanwhile must not matter.
@@ -210,9 +209,9 @@ async def test_hands_free_answers_and_listens_again(browser: Browser) -> None:
         await start_talking(page, url, "/half_duplex")
         await page.wait_for_selector(".stage[data-phase=speaking]")
         await page.wait_for_selector(".stage[data-phase=listening]")
-        answer = await texts(page, "ai")
+        answers = await texts(page, "ai")
 
-    assert answer == "Yes."
+    assert set(answers.split()) == {"Yes."}  # the next turn may be there already
     assert errors == []
 
 
@@ -239,7 +238,7 @@ async def test_chat_streams_markdown_without_markup_of_its_own(browser: Browser)
 
 
 async def test_stop_in_the_chat_closes_the_socket_and_keeps_the_words(browser: Browser) -> None:
-    script = Script(chat_reply="word " * 400, chat_delay_s=0.02)
+    script = Script(chat_reply="word " * 4000, chat_delay_s=0.02)  # it lasts until it is stopped
     async with serve(script) as url:
         page = await browser.new_page()
         await ask(page, url, "Go on")
@@ -247,15 +246,13 @@ async def test_stop_in_the_chat_closes_the_socket_and_keeps_the_words(browser: B
         await page.click("#send")
         await page.wait_for_selector("text=Stopped")
         await until(page, "!omni.metrics().isAnswering")
-        async with asyncio.timeout(10):
-            while not script.chat_closed_early:
-                await asyncio.sleep(0.01)
+        await happened(lambda: script.chat_closed_early)
 
     assert script.chat_closed_early == 1
 
 
 async def test_chat_answers_are_heard_and_can_be_silenced(browser: Browser) -> None:
-    async with serve(Script(chat_reply="word " * 40)) as url:
+    async with serve(Script(chat_reply="word " * 100)) as url:  # half a minute of sound
         page = await browser.new_page()
         await page.goto(f"{url}/turnbased?lang=en")
         await page.click(".composer-tool[aria-pressed]")

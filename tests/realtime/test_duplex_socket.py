@@ -143,7 +143,10 @@ async def test_a_pause_refuses_chunks_until_it_is_over(address: str) -> None:
     assert "paused" in error["error"]
 
 
-async def test_a_paused_session_shows_in_the_list_of_workers(address: str) -> None:
+async def test_a_paused_session_shows_in_the_list_of_workers(
+    omni: RunningOmni, address: str
+) -> None:
+    await omni.until_idle()  # a worker is named by the first of its sessions
     async with connected(address, "/ws/duplex/adx_7b") as client, aiohttp.ClientSession() as http:
         await client.prepare()
         await client.send("pause")

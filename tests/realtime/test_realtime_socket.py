@@ -181,32 +181,30 @@ async def test_who_waits_is_told_in_words_that_both_dialects_know(narrow: Runnin
 
 async def test_an_update_sent_while_waiting_is_kept(narrow: RunningOmni) -> None:
     """The page sends `session.update` 100 ms after the open, once, whether it waits or not."""
-    async with (
-        connected(narrow.address, "/v1/realtime?mode=audio") as holder,
-        connected(narrow.address, "/v1/realtime?mode=audio") as client,
-    ):
+    async with connected(narrow.address, "/v1/realtime?mode=audio") as holder:
         await holder.until("session.queue_done")
-        await client.expect("session.queued")
-        await client.send("session.update", session=UPDATE)
-        await holder.send("session.close")
-        created = await client.until("session.created")
+        async with connected(narrow.address, "/v1/realtime?mode=audio") as client:
+            await client.expect("session.queued")
+            await client.send("session.update", session=UPDATE)
+            await holder.send("session.close")
+            created = await client.until("session.created")
 
     assert created["session_id"].startswith("rt_")
 
 
 async def test_a_cancelled_ticket_is_told(narrow: RunningOmni) -> None:
-    async with (
-        connected(narrow.address, "/v1/realtime?mode=audio") as holder,
-        connected(narrow.address, "/v1/realtime?mode=audio") as client,
-        aiohttp.ClientSession() as http,
-    ):
+    async with connected(narrow.address, "/v1/realtime?mode=audio") as holder:
         await holder.until("session.queue_done")
-        ticket = (await client.expect("session.queued"))["ticket_id"]
-        async with http.delete(f"{narrow.address}/api/queue/{ticket}") as reply:
-            assert reply.status == 200
-        error = await client.until("error")
+        async with (
+            connected(narrow.address, "/v1/realtime?mode=audio") as client,
+            aiohttp.ClientSession() as http,
+        ):
+            ticket = (await client.expect("session.queued"))["ticket_id"]
+            async with http.delete(f"{narrow.address}/api/queue/{ticket}") as reply:
+                assert reply.status == 200
+            error = await client.until("error")
 
-        assert await client.closed() == 1000
+            assert await client.closed() == 1000
     assert error["error"]["message"]
 
 
@@ -427,22 +425,25 @@ async def test_a_lost_worker_is_told_in_each_dialect(start_omni: StartOmni) -> N
     running = start_omni()
     async with (
         connected(running.address, "/v1/realtime?dialect=r1") as r1,
+        connected(running.address, "/v1/realtime?dialect=r1") as early,
         connected(running.address, "/v1/realtime?dialect=r2") as r2,
         connected(running.address, "/v1/realtime?mode=chat") as turns,
     ):
         await _created(r1)
+        await early.until("session.queue_done")
         await _init(r2)
         await _init(turns)
         running.kill("worker-0")
-        told = [(await client.expect("error"))["error"]["code"] for client in (r1, r2)]
+        told = [(await client.expect("error"))["error"]["code"] for client in (r1, early, r2)]
         reasons = [(await client.expect("session.closed"))["reason"] for client in (r1, r2)]
-        assert [await client.closed() for client in (r1, r2)] == [1011, 1011]
+        codes = [await client.closed() for client in (r1, early, r2)]
         await turns.send("input.append", input=ASK)  # held nothing: the next worker answers
         done = await turns.until("response.done")
     running.stop()
 
-    assert told == ["inference_error", "worker_lost"]
+    assert told == ["inference_error", "worker_connect_failed", "worker_lost"]
     assert reasons == ["error", "backend_error"]
+    assert codes == [1011, 1013, 1011]
     assert done["text"] == "hello you"
 
 

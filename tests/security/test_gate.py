@@ -1,7 +1,7 @@
 """A locked server lets in who has a key, and nobody else; a page of another site never gets in."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +219,9 @@ async def test_a_browser_is_led_to_the_sign_in_and_gets_in_with_its_cookie(locke
             assert reply.status == 200
         async with http.ws_connect("/ws/duplex/adx_2") as socket:
             await socket.send_json({"type": "prepare"})
-            assert (await socket.receive_json())["type"] == "queue_done"
+            # the one slot may be on its way back from the test before
+            while (await socket.receive_json(timeout=TIMEOUT_S))["type"] != "queue_done":
+                continue
         async with http.get("/api/admin/apps") as reply:
             assert reply.status == 403
         async with http.post("/api/signout") as reply:
@@ -300,14 +302,14 @@ async def test_whose_sessions_run_and_wait_is_shown_to_their_key_and_the_admin_a
     )
     address, hers = locked.omni.address, locked.headers()
     seen: dict[str, list[bool]] = {}
-    async with (
-        connected(address, "/ws/duplex/adx_secret_1", headers=hers) as holder,
-        connected(address, "/ws/duplex/adx_secret_2", headers=hers) as waiting,
-    ):
+    async with connected(address, "/ws/duplex/adx_secret_1", headers=hers) as holder:
         await holder.prepare()
-        await waiting.send("prepare")
-        ticket = (await waiting.until("queued"))["ticket_id"]
-        async with aiohttp.ClientSession(address) as http:
+        async with (
+            connected(address, "/ws/duplex/adx_secret_2", headers=hers) as waiting,
+            aiohttp.ClientSession(address) as http,
+        ):
+            await waiting.send("prepare")
+            ticket = (await waiting.until("queued"))["ticket_id"]
             for path in ("/status", "/workers", "/api/queue", f"/api/queue/{ticket}"):
                 for headers in (others, hers, locked.headers(is_admin=True)):
                     async with http.get(path, headers=headers) as reply:
@@ -453,42 +455,60 @@ def limited(start_omni: StartOmni) -> Iterator[RunningOmni]:
     omni.stop()
 
 
+async def statuses_until_429(
+    limited: RunningOmni, headers_of: Callable[[int], Mapping[str, str]]
+) -> list[int]:
+    """Return the statuses of requests up to the first that is too much.
+
+    Every 3 s one more is let in: a slow machine asks longer.
+    """
+    statuses = [0]
+    async with asyncio.timeout(TIMEOUT_S):
+        while statuses[-1] != 429:
+            headers = headers_of(len(statuses))
+            statuses.append(await status_of(limited, "GET", "/status", headers))
+    return statuses[1:]
+
+
 async def test_an_address_that_asks_too_much_waits_and_others_do_not(limited: RunningOmni) -> None:
     busy, other = {"X-Forwarded-For": "203.0.113.1"}, {"X-Forwarded-For": "203.0.113.2"}
-    statuses = [await status_of(limited, "GET", "/status", busy) for _ in range(25)]
+    statuses = await statuses_until_429(limited, lambda _: busy)
 
-    assert statuses[:20] == [200] * 20
-    assert 429 in statuses[20:]
+    assert set(statuses[:-1]) == {200} and len(statuses) > 20
     assert await status_of(limited, "GET", "/status", other) == 200
     assert await status_of(limited, "GET", "/static/css/base.css", busy) == 200
 
 
 async def test_an_invented_forwarded_address_hides_nobody(limited: RunningOmni) -> None:
     """A proxy may add a header of its own behind the client's, as HAProxy does: its word counts."""
-    statuses = []
-    for number in range(25):
-        headers = CIMultiDict[str]()
-        headers.add("X-Forwarded-For", f"198.51.100.{number}")
-        headers.add("X-Forwarded-For", "203.0.113.10")
-        statuses.append(await status_of(limited, "GET", "/status", headers))
 
-    assert 429 in statuses[20:]
+    def invented(number: int) -> Mapping[str, str]:
+        headers = CIMultiDict[str]()
+        headers.add("X-Forwarded-For", f"198.51.100.{number % 256}")
+        headers.add("X-Forwarded-For", "203.0.113.10")
+        return headers
+
+    assert len(await statuses_until_429(limited, invented)) > 20
 
 
 async def test_who_must_wait_is_told_how_long_in_the_shape_of_each_api(
     limited: RunningOmni,
 ) -> None:
     headers = {"X-Forwarded-For": "203.0.113.3"}
-    async with aiohttp.ClientSession(limited.address, headers=headers) as http:
-        replies = []
-        for path in ["/status"] * 21 + ["/v1/models"]:
-            async with http.get(path) as reply:
-                replies.append((reply.status, reply.headers.get("Retry-After"), await reply.json()))
+    told = []
+    async with (
+        aiohttp.ClientSession(limited.address, headers=headers) as http,
+        asyncio.timeout(TIMEOUT_S),
+    ):
+        for path in ("/status", "/v1/models"):
+            status = 0
+            while status != 429:
+                async with http.get(path) as reply:
+                    status, body = reply.status, await reply.json()
+            told.append(body)
+            assert int(reply.headers["Retry-After"]) >= 1
 
-    (demo_status, demo_wait, demo), (status, wait, openai) = replies[-2:]
-    assert (demo_status, status) == (429, 429)
-    assert demo_wait is not None and wait is not None
-    assert int(demo_wait) >= 1 and int(wait) >= 1
+    demo, openai = told
     assert "20 requests a minute" in demo["detail"]
     assert openai["error"]["code"] == "rate_limit_exceeded"
 
@@ -522,8 +542,12 @@ async def test_a_socket_that_must_wait_is_told_and_closed_with_1013(limited: Run
         assert (await first.until("result"))["type"] == "result"
 
     assert error["code"] == "rate_limited" and "2 sessions at once" in error["error"]
-    async with connected(limited.address, "/ws/duplex/adx_4", headers=headers) as again:
-        await again.prepare()
+    async with asyncio.timeout(TIMEOUT_S):
+        told = "error"
+        while told == "error":  # who closes a session is told of it before the server is done
+            async with connected(limited.address, "/ws/duplex/adx_4", headers=headers) as again:
+                told = (await again.receive())["type"]
+    assert told == "queue_done"
 
 
 async def test_openais_realtime_clients_are_told_in_their_shape(limited: RunningOmni) -> None:
