@@ -13,7 +13,7 @@ import pytest
 from attrs import frozen
 
 from omni.audio import INPUT_HZ
-from omni.engine import ChatRequest, PrepareDuplex, PrepareHalfDuplex
+from omni.engine import ChatRequest, Part, PrepareDuplex, PrepareHalfDuplex
 from omni.realtime.chat import HTTP_MAX_NEW_TOKENS, SOCKET_MAX_NEW_TOKENS, parse_request
 from omni.realtime.dialect import Open
 from omni.realtime.duplex import DuplexDialect
@@ -51,7 +51,13 @@ CHAT = [
     Row("generation.max_inp_length", "max_inp_length", 8192, (1, 4096), (0, "8192")),
     Row("tts.enabled", "speak", False, **FLAGS),
     Row("tts.ref_audio_data", "voice", b"", ("AAAAAA==",), ("A", 7, "AAA=")),
-    Row("tts.mode", "voice_mode", "audio_assistant", ("default", "omni"), ("sing", 1)),
+    Row(
+        "tts.mode",
+        "voice_mode",
+        "audio_assistant",
+        ("audio_assistant", "default", "omni", "audio_roleplay", "voice_cloning"),
+        ("sing", 1),
+    ),
     Row("tts.language", "voice_language", "en", ("zh",), ("fr", 1)),
     Row("tts.sampling.temperature", "speech.temperature", 0.8, (0, 2), (-0.1, 2.1)),
     Row("tts.sampling.top_p", "speech.top_p", 0.85, (0.1, 1), (0, 1.1)),
@@ -118,7 +124,11 @@ def half_duplex(config: dict[str, Any]) -> PrepareHalfDuplex:
 
 
 def duplex(config: dict[str, Any]) -> PrepareDuplex:
-    frame = orjson.dumps({"type": "prepare", "config": config})
+    return opened({"config": config})
+
+
+def opened(fields: dict[str, Any]) -> PrepareDuplex:
+    frame = orjson.dumps({"type": "prepare", **fields})
     opening = DuplexDialect("omni_duplex").parse(frame, False)
     assert isinstance(opening, Open) and isinstance(opening.input, PrepareDuplex)
     return opening.input
@@ -150,6 +160,47 @@ def test_a_field_has_its_default_and_its_bounds(row: Row, parse: Any) -> None:
 
 def test_the_two_ways_into_chat_differ_in_one_default() -> None:
     assert (HTTP_MAX_NEW_TOKENS, SOCKET_MAX_NEW_TOKENS) == (512, 256)
+
+
+def parts(*content: object) -> tuple[Part, ...]:
+    (message,) = chat({"messages": [{"role": "user", "content": [*content]}]}).messages
+    return message.parts
+
+
+def test_a_part_has_the_defaults_of_its_kind() -> None:
+    sound = base64.b64encode(bytes(4 * INPUT_HZ)).decode()
+
+    heard, seen = parts({"type": "audio", "data": sound}, {"type": "video", "data": "AAAA"})
+
+    assert len(heard.data) == 4 * INPUT_HZ  # taken for 16 kHz
+    assert (seen.kind, seen.stack_frames) == ("video", 1)
+    assert parts({"type": "video", "data": "AAAA", "stack_frames": 4})[0].stack_frames == 4
+    for wrong in (0, "1", 1.5):
+        with pytest.raises(FieldError, match="stack_frames"):
+            parts({"type": "video", "data": "AAAA", "stack_frames": wrong})
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_a_message_has_one_of_three_roles(role: str) -> None:
+    messages = [{"role": role, "content": "a text"}, *HELLO]
+
+    assert [message.role for message in chat({"messages": messages}).messages] == [role, "user"]
+
+
+def test_a_duplex_session_has_its_defaults_beside_the_config() -> None:
+    plain, null = duplex({}), {"system_prompt": None, "ref_audio_base64": None}
+    unread = {"prefix_system_prompt": "Be rude.", "ref_audio_path": "/etc/passwd"}
+
+    assert plain.system_prompt == "You are a helpful assistant."
+    assert (plain.deferred_finalize, plain.max_slice_nums) == (True, 1)
+    assert not len(plain.voice) and not len(plain.tts_voice)
+    assert opened(null) == opened(unread) == plain
+
+
+def test_a_hands_free_session_has_the_default_instructions() -> None:
+    (part,) = half_duplex({}).system
+
+    assert (part.kind, part.text) == ("text", "You are a helpful assistant.")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +304,15 @@ async def test_a_streamed_chat_has_its_messages_in_order(omni: RunningOmni) -> N
     assert "audio_data" not in events[2] and code == 1000
 
 
+async def test_a_whole_answer_without_a_voice_has_null_for_its_sound(omni: RunningOmni) -> None:
+    async with connected(omni.address, "/ws/chat") as client:
+        await client.send("", messages=HELLO, streaming=False)
+        await client.expect("prefill_done")
+        done = await client.expect("done")
+
+    assert (done["text"], done["audio_data"]) == ("hello", None)
+
+
 async def test_a_hands_free_turn_has_every_field(omni: RunningOmni) -> None:
     async with connected(omni.address, "/ws/half_duplex/hdx_c") as client:
         prepared = await client.prepare()
@@ -265,7 +325,7 @@ async def test_a_hands_free_turn_has_every_field(omni: RunningOmni) -> None:
         error = await client.expect("error")
 
     by_type: dict[str, Event] = {event["type"]: event for event in turn}
-    assert {"session_id", "timeout_s"} <= prepared.keys()
+    assert (prepared["session_id"], prepared["timeout_s"]) == ("hdx_c", HALF_TIMEOUT_S)
     assert list(by_type) == ["vad_state", "generating", "chunk", "turn_done"]
     assert [e["speaking"] for e in turn if e["type"] == "vad_state"] == [True, False]
     assert by_type["generating"]["speech_duration_ms"] == 100

@@ -5,16 +5,18 @@ What is expected stands here by hand, and not in `/openapi.json`: that says what
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import aiohttp
 import pytest
 
+from omni.engine import Arrival, Emission
+from omni.engine.null import NullEngine
 from omni.messages import Heartbeat, PeerExited
 from tests.conftest import RunningOmni, StartOmni
-from tests.fabric import RawPeer
-from tests.realtime.client import Client, connected
+from tests.fabric import HostedWorker, RawPeer
+from tests.realtime.client import SPEECH, Client, connected
 
 TIMEOUT_S = 30.0
 NAIVE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?")
@@ -148,8 +150,9 @@ async def test_the_cache_knows_a_pause_as_the_list_of_workers_does(
 
 
 async def test_a_worker_counts_its_requests_and_how_long_they_take(
-    http: aiohttp.ClientSession,
+    server: RunningOmni, http: aiohttp.ClientSession
 ) -> None:
+    await server.until_idle()
     message = {"role": "user", "content": "hello"}
     [before] = (await ask(http, "GET", "/workers"))["workers"]
     await ask(http, "POST", "/api/chat", json={"messages": [message]})
@@ -221,6 +224,25 @@ async def test_a_ticket_is_found_until_it_is_deleted_and_its_socket_is_told(
         assert (deleted, error["error"], code) == ({"success": True}, "Cancelled", 1000)
         text = "Ticket not in queue (may have been assigned or cancelled)"
         assert (gone, again) == ({"found": False, "message": text}, {"success": False})
+
+
+@pytest.mark.parametrize("path", ["/ws/half_duplex/hdx_early", "/ws/duplex/adx_early"])
+async def test_who_prepares_while_waiting_is_prepared_once_and_hears_nothing_unknown_before(
+    server: RunningOmni, holder: Client, path: str
+) -> None:
+    """The demo's pages say it once, as soon as their socket is open, and know few words by then."""
+    async with connected(server.address, path) as client:
+        await client.send("prepare")
+        kinds = [(await client.receive())["type"]]
+        await holder.send("stop")
+        while kinds[-1] != "prepared":
+            kinds.append((await client.receive())["type"])
+        await client.send("stop")
+        after = await client.receive()
+
+    once = [kind for kind in kinds if kind != "queue_update"]
+    assert once == ["queued", "queue_done", "prepared"]
+    assert after["type"] == "stopped"
 
 
 # --- 2.3, 3.3 ------------------------------------------------------------------------------------
@@ -455,3 +477,40 @@ async def test_a_worker_that_loads_or_is_lost_or_given_up_is_counted_as_that(
     finally:
         newcomer.close()
         launcher.close()
+
+
+# --- 6.3, with a worker of its own ----------------------------------------------------------------
+
+
+class StandingStill(NullEngine):
+    """Says a word when something arrives, and none before the next: it has to be stopped."""
+
+    @property
+    def busy(self) -> bool:
+        """Never."""
+        return False
+
+    def step(self, arrivals: Sequence[Arrival]) -> Sequence[Emission]:
+        """Answer *arrivals*."""
+        return super().step(arrivals) if arrivals else []
+
+
+@pytest.mark.usefixtures("holder")
+async def test_an_answer_is_stopped_by_its_session_s_id_and_its_turn_has_the_text_so_far(
+    server: RunningOmni, http: aiohttp.ClientSession
+) -> None:
+    worker = await asyncio.to_thread(HostedWorker, server.fabric, StandingStill(1), "worker-8")
+    try:
+        async with connected(server.address, "/ws/half_duplex/hdx_stopped") as client:
+            await client.prepare()
+            await client.send_chunk(SPEECH)
+            await client.send_chunk()
+            said = await client.until("chunk")
+            body = {"session_id": "hdx_stopped"}
+            stopped = await ask(http, "POST", "/api/half_duplex/stop", json=body)
+            done = await client.until("turn_done")
+    finally:
+        await asyncio.to_thread(worker.stop)
+
+    assert stopped["success"] is True
+    assert (said["text_delta"], done["text"]) == ("you ", "you")
