@@ -7,7 +7,9 @@ left under `{data_dir}/ref_audio/` is taken over at the start.
 import asyncio
 import json
 import logging
+import math
 import re
+import threading
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -55,7 +57,8 @@ class Voice:
 class Voices:
     """The registry, kept in memory and on disk. Every change is on disk before it is answered.
 
-    Full when it holds *max_voices*, or *max_total_s* seconds of them all together.
+    Full when it holds *max_voices*, or *max_total_s* seconds of them all together. A change that
+    has begun is finished whole, in memory too, when its client hangs up meanwhile.
     """
 
     def __init__(self, data_dir: Path, max_voices: int, max_total_s: float) -> None:
@@ -63,7 +66,8 @@ class Voices:
         self._old_folder = data_dir / "ref_audio"
         self._max_voices, self._max_total_s = max_voices, max_total_s
         self._entries: dict[str, VoiceEntry] = {}
-        self._changing = asyncio.Lock()
+        self._changing = asyncio.Lock()  # so that those who wait hold no thread
+        self._writing = threading.Lock()  # for threads that nobody waits for any more
 
     def load(self) -> None:
         """Read what is on disk. Blocks. What cannot be read is left there, and named in the log."""
@@ -111,20 +115,28 @@ class Voices:
             created_at=datetime.now().isoformat(),
         )
         async with self._changing:
-            self._require_place(entry)
-            kept = [*self._entries.values(), entry]
-            await asyncio.to_thread(_keep, self._folder, entry, samples, kept)
-            self._entries[voice_id] = entry
+            await asyncio.to_thread(self._add, entry, samples)
         return entry
 
     async def remove(self, voice_id: str) -> None:
         """Forget a voice; sessions that use it go on. Raises: NotFound."""
         async with self._changing:
-            entry = self._entry(voice_id)
-            kept = [item for item in self._entries.values() if item.id != voice_id]
-            await asyncio.to_thread(_write_registry, self._folder, kept)
-            del self._entries[voice_id]
-        await asyncio.to_thread((self._folder / entry.filename).unlink, missing_ok=True)
+            await asyncio.to_thread(self._remove, voice_id)
+
+    def _add(self, entry: VoiceEntry, samples: Waveform) -> None:
+        with self._writing:
+            self._require_place(entry)
+            entries = {**self._entries, entry.id: entry}
+            _keep(self._folder, entry, samples, list(entries.values()))
+            self._entries = entries
+
+    def _remove(self, voice_id: str) -> None:
+        with self._writing:
+            filename = self._entry(voice_id).filename
+            entries = {key: item for key, item in self._entries.items() if key != voice_id}
+            _write_registry(self._folder, list(entries.values()))
+            self._entries = entries
+            (self._folder / filename).unlink(missing_ok=True)
 
     def _entry(self, voice_id: str) -> VoiceEntry:
         if (entry := self._entries.get(voice_id)) is None:
@@ -181,10 +193,14 @@ def _entry_of(line: object, folder: Path) -> VoiceEntry | None:
         id=voice_id,
         name=str(given.get("name") or voice_id),
         filename=filename,
-        duration_ms=round(duration_ms) if isinstance(duration_ms, int | float) else 0,
+        duration_ms=round(duration_ms) if _is_number(duration_ms) else 0,
         created_at=str(given.get("created_at", "")),
         source_type=str(given.get("source_type", "upload")),
     )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _take_over(

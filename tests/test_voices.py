@@ -1,5 +1,6 @@
 """The registry of voices: kept on disk, whole or not at all, and bounded."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from omni.errors import NotFound, OmniError, TooLarge
 from omni.voices import Voices
 from omni.wav import wav_from_waveform, waveform_from_wav
+from tests.fakes import TIMEOUT_S
 from tests.sounds import tone
 
 SECOND = tone(1.0, 16_000)
@@ -109,7 +111,8 @@ async def test_entries_that_cannot_be_trusted_are_left_out(
     (tmp_path / "secret.wav").write_bytes(b"")
     lines = json.loads(path.read_text())
     wrong = [{"id": "../../secret", "name": "x"}, {"id": "no-file"}, {}, 7, None]
-    path.write_text(json.dumps([*lines, *wrong]))
+    odd = {**lines[0], "duration_ms": float("nan")}
+    path.write_text(json.dumps([odd, *wrong]))
 
     assert [entry.id for entry in opened(tmp_path).entries()] == [good.id]
     assert "left out" in caplog.text
@@ -137,6 +140,25 @@ async def test_a_full_registry_says_what_to_do(tmp_path: Path) -> None:
             await voices.add("second", SECOND)
         await voices.remove(voices.entries()[0].id)
         await voices.add("second", SECOND)
+
+
+async def test_a_client_that_hangs_up_leaves_the_list_as_it_is_on_disk(tmp_path: Path) -> None:
+    """Its thread went on to write the voice, which only the disk knew from then on."""
+    voices = opened(tmp_path)
+    async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
+        adding = [group.create_task(voices.add(f"v{n}", SECOND), name="add") for n in range(8)]
+        while not (tmp_path / "assets").exists():  # one of them has begun to write
+            await asyncio.sleep(0)
+        for task in adding:
+            task.cancel()
+    last = await voices.add("last", SECOND)
+
+    await asyncio.get_running_loop().shutdown_default_executor()  # when all threads are done
+
+    entries = voices.entries()
+    assert entries == opened(tmp_path).entries() and last in entries
+    folder = tmp_path / "assets" / "ref_audio"
+    assert {path.name for path in folder.glob("*.wav")} == {e.filename for e in entries}
 
 
 async def test_a_voice_that_cannot_be_written_is_not_there(tmp_path: Path) -> None:

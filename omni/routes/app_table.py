@@ -70,7 +70,6 @@ class AppTable:
             changed = self._disabled - {app_id} if enabled else self._disabled | {app_id}
             if changed != self._disabled:
                 await asyncio.to_thread(self._save, changed)
-                self._disabled = changed
         return app
 
     def require(self, app_id: str) -> None:
@@ -89,6 +88,7 @@ class AppTable:
             write_atomically(self.path, text.encode())
         except OSError as exc:
             raise OmniError(f"The state of apps cannot be written: {exc.strerror}") from exc
+        self._disabled = disabled  # here: also where the client has hung up meanwhile
 
 
 def find_app(app_id: str) -> App:
