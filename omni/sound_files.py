@@ -7,8 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
-
 from omni.audio import Waveform
 from omni.containers import read_sound
 from omni.errors import CapacityError
@@ -32,7 +30,7 @@ class SoundFiles:
 
         Raises: ClientError, TooLarge as `read_sound`; CapacityError when too many wait already.
         """
-        return await self.run(lambda: _read(data, max_s))
+        return await self.run(lambda: read_sound(io.BytesIO(data), max_s))
 
     async def run(self, read: Callable[[], _Read]) -> _Read:
         """Return what *read* does, which reads something that a client sent.
@@ -48,8 +46,3 @@ class SoundFiles:
     def close(self) -> None:
         """Read no further file; what is being read ends by itself."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _read(data: bytes | memoryview, max_s: float) -> Waveform:
-    samples = read_sound(io.BytesIO(data), max_s)
-    return np.clip(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
