@@ -86,7 +86,9 @@ async def post_chat(request: web.Request) -> web.Response:
     linked = app[LINK].open_session(new_id("chat"), "chat")
     try:
         await _run(request, linked, chat, turn)
-        return json_reply(_reply(turn, linked.queued_s, time.monotonic() - began_at))
+        duration_s = time.monotonic() - began_at
+        # two minutes of sound held the loop for 64 ms
+        return await asyncio.to_thread(_reply, turn, linked.queued_s, duration_s)
     except OmniError as exc:
         is_ready = app[LINK].connected
         return error_reply(exc, "No worker available" if is_ready else "Service not ready")
@@ -131,9 +133,10 @@ async def _answer(
         recorder.close()
 
 
-def _reply(turn: _Turn, queued_s: float, duration_s: float) -> dict[str, object]:
+def _reply(turn: _Turn, queued_s: float, duration_s: float) -> web.Response:
+    """Return the answer; blocks, as its sound is written and encoded here."""
     done = turn.done or ChatDone(text="", input_tokens=0, generated_tokens=0)
-    return {
+    body = {
         "text": done.text,
         "audio_path": None,
         "audio_data": encode_wav(b"".join(turn.pcm), OUTPUT_HZ),
@@ -154,3 +157,4 @@ def _reply(turn: _Turn, queued_s: float, duration_s: float) -> dict[str, object]
         "queue_wait_ms": round(queued_s * 1000),
         "estimated_queue_wait_s": turn.estimated_wait_s,
     }
+    return json_reply(body)

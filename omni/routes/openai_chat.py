@@ -85,15 +85,18 @@ async def _answer_whole(turn: Turn, asked: ChatCompletion, answer: Completion) -
     if asked.audio_format and (done.text or not calls):
         app = turn.request.app
         pcm = b"".join(event.pcm for event in gathered.events if isinstance(event, ReplyChunk))
-        samples = np.frombuffer(pcm, "<f4")
-        data = await asyncio.to_thread(whole_file, asked.audio_format, samples)
         audio = {
             "id": answer.audio_id,
-            "data": encode_base64(data) or "",
+            "data": await asyncio.to_thread(_sound_file, asked.audio_format, pcm),
             "expires_at": app[AUDIO_MEMORY].keep(answer.audio_id, done.text, time.time()),
             "transcript": done.text,
         }
-    return json_reply(answer.whole(done, audio, calls))
+    return await asyncio.to_thread(lambda: json_reply(answer.whole(done, audio, calls)))
+
+
+def _sound_file(name: str, pcm: bytes) -> str:
+    """Return float32 *pcm* as the base64 of a file of that format."""
+    return encode_base64(whole_file(name, np.frombuffer(pcm, "<f4"))) or ""
 
 
 @define(kw_only=True)
