@@ -15,10 +15,12 @@ export class Capture extends EventTarget {
   /** @type {AudioContext|null} */ #context = null;
   /** @type {MediaStream|null} */ #stream = null;
   /** @type {AudioWorkletNode|null} */ #node = null;
+  /** Counts open() and close(): whoever was asked for meanwhile is let go again. */
+  #turn = 0;
   isMuted = false;
 
   /**
-   * Ask for the microphone and start measuring its level.
+   * Ask for the microphone and start measuring its level. Closed meanwhile, it stays closed.
    * Raises: SessionError `insecure`, `unsupported` or `mic_*`.
    * @param {CaptureOptions} options
    */
@@ -28,10 +30,13 @@ export class Capture extends EventTarget {
       throw new SessionError("unsupported");
     }
     this.close();
+    const turn = this.#turn;
     try {
       const stream = await navigator.mediaDevices.getUserMedia({ audio: constraints(options) });
-      await this.#wire(stream);
+      if (turn !== this.#turn) return stream.getTracks().forEach((track) => track.stop());
+      await this.#wire(stream, turn);
     } catch (cause) {
+      if (turn !== this.#turn) return;
       this.close();
       throw errorFromMedia(cause, "mic");
     }
@@ -48,6 +53,7 @@ export class Capture extends EventTarget {
   }
 
   close() {
+    this.#turn += 1;
     this.#node?.port.close();
     this.#stream?.getTracks().forEach((track) => {
       track.onended = null;
@@ -57,13 +63,14 @@ export class Capture extends EventTarget {
     this.#node = this.#stream = this.#context = null;
   }
 
-  /** @param {MediaStream} stream */
-  async #wire(stream) {
+  /** @param {MediaStream} stream @param {number} turn */
+  async #wire(stream, turn) {
     this.#stream = stream;
     const context = new AudioContext({ latencyHint: "interactive" });
     this.#context = context;
     stream.getAudioTracks()[0].onended = () => this.dispatchEvent(new Event("lost"));
     await context.audioWorklet.addModule(WORKLET_URL);
+    if (turn !== this.#turn) return; // close() has closed both
     const node = new AudioWorkletNode(context, "omni-capture", {
       numberOfInputs: 1,
       numberOfOutputs: 0,

@@ -21,7 +21,8 @@ export class Camera extends EventTarget {
   #video;
   /** @type {MediaStream|null} */ #stream = null;
   /** @type {OffscreenCanvas|null} */ #canvas = null;
-  #opening = 0;
+  /** Counts open() and close(): a picture that was asked for meanwhile is let go again. */
+  #turn = 0;
   /** No frames while nobody looks at the page: browsers may give old ones. */
   isPaused = false;
 
@@ -50,7 +51,8 @@ export class Camera extends EventTarget {
   }
 
   /**
-   * Ask for the camera and show its picture; another one is closed before, as phones open one at a time.
+   * Ask for the camera and show its picture; another one is closed before, as phones open one at a time. Closed
+   * meanwhile, it stays closed.
    * Raises: SessionError `insecure`, `unsupported` or `cam_*`.
    * @param {CameraOptions} options
    */
@@ -58,13 +60,14 @@ export class Camera extends EventTarget {
     if (!globalThis.isSecureContext) throw new SessionError("insecure");
     if (!navigator.mediaDevices?.getUserMedia || !globalThis.OffscreenCanvas) throw new SessionError("unsupported");
     this.close();
-    const turn = (this.#opening += 1);
+    const turn = this.#turn;
     try {
       const stream = await navigator.mediaDevices.getUserMedia({ video: constraints(options) });
-      if (turn !== this.#opening) return stream.getTracks().forEach((track) => track.stop());
+      if (turn !== this.#turn) return stream.getTracks().forEach((track) => track.stop());
       await this.#show(stream);
     } catch (cause) {
-      if (turn === this.#opening) this.close();
+      if (turn !== this.#turn) return;
+      this.close();
       throw errorFromMedia(cause, "cam");
     }
   }
@@ -89,6 +92,7 @@ export class Camera extends EventTarget {
   }
 
   close() {
+    this.#turn += 1;
     if (!this.#stream) return;
     this.#stream.getTracks().forEach((track) => {
       track.onended = null;
@@ -109,7 +113,7 @@ export class Camera extends EventTarget {
     this.#video.srcObject = stream;
     // Where playing has to wait for a touch, the picture comes with the touch that starts the call.
     await this.#video.play().catch(() => undefined);
-    this.dispatchEvent(new Event("open"));
+    if (stream === this.#stream) this.dispatchEvent(new Event("open"));
   }
 }
 
