@@ -86,3 +86,13 @@ test("spoken answers are asked for and decoded", async () => {
   assert.deepEqual([...made.sounds[0]], [0.5, -0.5]);
   assert.equal(made.socket.sent[0].tts.enabled, true);
 });
+
+test("what is cancelled before it runs asks the server nothing", async () => {
+  /** The voice opens first, and Stop may be pressed meanwhile. */
+  let sockets = 0;
+  const turn = new ChatTurn({ makeSocket: () => (sockets += 1), now: () => 0, isServerUp: async () => true });
+  turn.cancel();
+  const outcome = await turn.run([{ role: "user", content: "Hi" }], {});
+
+  assert.deepEqual([outcome.isStopped, outcome.text, sockets], [true, "", 0]);
+});

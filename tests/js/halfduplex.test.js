@@ -103,3 +103,27 @@ test("prepare carries the chosen VAD settings", async () => {
   assert.deepEqual(prepare.system_content, [{ type: "text", text: "Hi." }]);
   assert.deepEqual(prepare.config.vad, { threshold: 0.6, min_silence_duration_ms: 500 });
 });
+
+test("an answer that the end of the call cuts off is closed as interrupted", async () => {
+  const made = makeSession(HalfDuplexSession);
+  await goLive(made);
+  made.socket.says({ type: "generating", speech_duration_ms: 900 });
+  made.socket.says({ type: "chunk", text_delta: "Once upon", audio_data: sound });
+  made.socket.drops();
+
+  const last = made.world.of("caption").at(-1);
+  assert.deepEqual([last.text, last.isFinal, last.isInterrupted], ["Once upon", true, true]);
+});
+
+test("nothing changes any more once the call is over", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const made = makeSession(HalfDuplexSession);
+  await goLive(made);
+  made.socket.says({ type: "generating", speech_duration_ms: 900 });
+  made.socket.says({ type: "turn_done", turn_index: 1, text: "" });
+  made.socket.drops();
+  const before = made.world.seen.length;
+  t.mock.timers.tick(800);
+
+  assert.equal(made.world.seen.length, before);
+});

@@ -148,3 +148,18 @@ test("the start delay stays between its floor and its ceiling", () => {
   assert.equal(low, 40);
   assert.equal(policy.delayMs, 1500);
 });
+
+test("a turn that begins within the fade of the cut one is heard from its first sample", () => {
+  const ring = new PlayerRing(100, 20);
+  ring.beginTurn(0);
+  ring.push(ramp(30));
+  pull(ring, 4);
+  ring.cut();
+  pull(ring, 4);
+  ring.beginTurn(0);
+  ring.push(ramp(8, 101));
+
+  assert.deepEqual([...pull(ring, 4)], [101, 102, 103, 104]);
+  assert.equal(ring.stats().state, "playing");
+  assert.equal(ring.stats().aheadSamples, 4);
+});

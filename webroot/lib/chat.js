@@ -49,6 +49,7 @@ export class ChatTurn extends EventTarget {
   /** @type {any} */ #timer = 0;
   #text = "";
   #isWaiting = false;
+  #isCancelled = false;
   #startMs = 0;
   /** @type {number|null} */ #firstTextMs = null;
   /** @type {number|null} */ #inputTokens = null;
@@ -68,6 +69,7 @@ export class ChatTurn extends EventTarget {
    */
   run(messages, options) {
     this.#startMs = this.parts.now();
+    if (this.#isCancelled) return Promise.resolve(this.#outcome(true, null));
     const outcome = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
@@ -76,8 +78,9 @@ export class ChatTurn extends EventTarget {
     return /** @type {Promise<ChatOutcome>} */ (outcome);
   }
 
-  /** Stop the answer where it is; the server sees the close and stops too. */
+  /** Stop the answer where it is; the server sees the close and stops too. Before run() nothing is asked. */
   cancel() {
+    this.#isCancelled = true;
     this.#settle(() => this.#resolve?.(this.#outcome(true, null)));
   }
 

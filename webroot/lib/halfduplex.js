@@ -71,6 +71,14 @@ export class HalfDuplexSession extends LiveSession {
     return true;
   }
 
+  /** An answer that was still coming will not be finished. */
+  onRelease() {
+    clearTimeout(this.#tailTimer);
+    if (this.#isAnswerComplete) return;
+    this.#isSilenced = true;
+    this.#caption(true);
+  }
+
   /** Stop the answer: here at once, and in the server, which ends its turn with what there is. */
   interrupt() {
     if (this.phase !== "generating" && this.phase !== "speaking") return;

@@ -31,8 +31,13 @@ export class PlayerRing {
     this.#fadeSamples = fadeSamples;
   }
 
-  /** A turn begins: hold its first sound back for *delaySamples*, unless sound is still playing. @param {number} delaySamples */
+  /**
+   * A turn begins: hold its first sound back for *delaySamples*, unless sound is still playing. What was cut before
+   * fades no further: its end would take the new sound with it.
+   * @param {number} delaySamples
+   */
   beginTurn(delaySamples) {
+    if (this.#state === "cutting") this.#forget();
     this.#isTurnOpen = true;
     if (this.#state !== "idle") return;
     this.#state = "filling";
