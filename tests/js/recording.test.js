@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { RecordedSession, clock, latency, sayings } from "../../webroot/lib/recording.js";
+import { clock } from "../../webroot/lib/clock.js";
+import { RecordedSession, latency, sayings } from "../../webroot/lib/recording.js";
 
 const timing = (ms) => ({ wall_clock_ms: ms });
 const listen = (index, ms = 10) => ({ index, receive_ts_ms: index * 1000 + 500, replay_ts_ms: index * 1000, result: { mode: "LISTEN", timing: timing(ms) } });

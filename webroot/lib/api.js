@@ -4,11 +4,12 @@ const TIMEOUT_MS = 5000;
 
 /**
  * @param {string} path
+ * @param {number} [timeoutMs]
  * @returns {Promise<any|null>} null when there is no such endpoint or no server
  */
-async function getJson(path) {
+export async function getJson(path, timeoutMs = TIMEOUT_MS) {
   try {
-    const response = await fetch(path, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const response = await fetch(path, { signal: AbortSignal.timeout(timeoutMs) });
     if (response.status === 401) signInAgain();
     return response.ok ? await response.json() : null;
   } catch {

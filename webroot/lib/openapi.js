@@ -139,5 +139,7 @@ function sample(schema) {
   if (schema.anyOf) return sample(schema.anyOf[0]);
   if (schema.properties) return Object.fromEntries((schema.required ?? []).map((/** @type {string} */ name) => [name, sample(schema.properties[name])]));
   if (schema.type === "array") return schema.minItems ? [sample(schema.items)] : [];
-  return { string: "…", integer: schema.minimum ?? 0, number: schema.minimum ?? 0, boolean: true }[schema.type] ?? {};
+  /** @type {Record<string, any>} */
+  const least = { string: "…", integer: schema.minimum ?? 0, number: schema.minimum ?? 0, boolean: true };
+  return least[schema.type] ?? {};
 }

@@ -169,8 +169,9 @@ function hearOpenAI(event) {
     case "response.output_audio.delta":
       return { answers: true, ...(event.delta ? { sound: decodePcm16(event.delta) } : {}) };
     case "response.output_audio_transcript.delta":
-    case "response.output_text.delta":
       return { text: String(event.delta ?? "") };
+    case "response.output_text.delta":
+      return { answers: true, text: String(event.delta ?? "") };
     case "conversation.item.input_audio_transcription.completed":
       return { userText: String(event.transcript ?? "") };
     case "response.done":

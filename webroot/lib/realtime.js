@@ -203,7 +203,7 @@ export class RealtimeCall extends EventTarget {
   /** @param {Float32Array} samples */
   async #append(samples) {
     if (this.state !== "open" || this.#socket.bufferedAmount > MAX_BUFFERED_BYTES) return;
-    const picture = (await this.#parts.grab?.()) ?? null;
+    const picture = (await this.#parts.grab?.().catch(() => null)) ?? null; // sound goes on without it
     if (this.state !== "open" || !this.#dialect) return;
     const isForced = this.#isForced;
     this.#isForced = false;

@@ -1,5 +1,9 @@
 /** A recorded session: what the server keeps of it, and its turns on one clock. Knows no DOM. */
 
+import { getJson } from "./api.js";
+
+/** What was recorded of a long call is a few megabytes. */
+const TIMEOUT_MS = 60000;
 const RETRY_MS = 1500;
 const MAX_RETRY_MS = 10000;
 const UPLOADS = /** @type {const} */ (["frontend_replay.mp4", "frontend_replay.webm", "frontend_replay.wav"]);
@@ -44,12 +48,12 @@ export class RecordedSession {
 
   /** @returns {Promise<Meta|null>} */
   async meta() {
-    return getJson(this.path);
+    return getJson(this.path, TIMEOUT_MS);
   }
 
   /** null while the session runs or its files are being made. @returns {Promise<Recording|null>} */
   async recording() {
-    return getJson(`${this.path}/recording`);
+    return getJson(`${this.path}/recording`, TIMEOUT_MS);
   }
 
   /**
@@ -71,7 +75,7 @@ export class RecordedSession {
 
   /** @param {string} name @returns {Promise<Peaks|null>} */
   async peaks(name) {
-    return getJson(this.asset(name));
+    return getJson(this.asset(name), TIMEOUT_MS);
   }
 
   /** The names of what a client uploaded. @returns {Promise<string[]>} */
@@ -143,24 +147,6 @@ export function latency(recording) {
   /** @param {number} part */
   const at = (part) => sorted[Math.min(sorted.length - 1, Math.floor(part * sorted.length))];
   return { count: values.length, p50: at(0.5), p95: at(0.95), max: at(1), values };
-}
-
-/** @param {number} ms */
-export function clock(ms) {
-  const seconds = Math.max(0, Math.floor(ms / 1000));
-  const [minutes, hours] = [Math.floor(seconds / 60) % 60, Math.floor(seconds / 3600)];
-  const tail = `${String(minutes).padStart(hours ? 2 : 1, "0")}:${String(seconds % 60).padStart(2, "0")}`;
-  return hours ? `${hours}:${tail}` : tail;
-}
-
-/** @param {string} path @returns {Promise<any|null>} null for whatever is not there */
-async function getJson(path) {
-  try {
-    const reply = await fetch(path);
-    return reply.ok ? await reply.json() : null;
-  } catch {
-    return null;
-  }
 }
 
 /** @param {string} path */

@@ -1,13 +1,13 @@
 /** What the operator keeps on the server's disk: uploaded voices, recorded conversations. */
 
 import { api } from "../lib/admin.js";
+import { clock } from "../lib/clock.js";
 import { formatBytes, formatCount } from "../lib/format.js";
 import { ask } from "../ui/dialog.js";
 import { h, iconButton } from "../ui/h.js";
 import { keyedList, put } from "../ui/keyed-list.js";
 import { currentLang, setLabel, setPlaceholder, setText } from "../ui/text.js";
 import { toast } from "../ui/toast.js";
-import { clock } from "../ui/transcript.js";
 import { panel, rowList, tell } from "./admin-parts.js";
 
 /** Rows of the recordings that are drawn at first, and with each further press. */
@@ -40,19 +40,21 @@ export function voicesPanel() {
     if (!chosen) return;
     if (chosen.size > MAX_VOICE_BYTES) return toast("admin.voice.too_large", { kind: "bad" });
     upload.classList.add("is-busy");
-    tell(await api.addVoice(chosen.name.replace(/\.[^.]+$/, "").slice(0, 200), await asBase64(chosen)), "admin.voice.added");
+    const sound = await asBase64(chosen);
+    if (sound === null) toast("admin.voice.unreadable", { kind: "bad" });
+    else tell(await api.addVoice(chosen.name.replace(/\.[^.]+$/, "").slice(0, 200), sound), "admin.voice.added");
     upload.classList.remove("is-busy");
     await refresh();
   });
   return { element, refresh };
 }
 
-/** @param {File} file @returns {Promise<string>} */
+/** null for a file that is gone, or that may not be read. @param {File} file @returns {Promise<string|null>} */
 function asBase64(file) {
-  return new Promise((resolve, reject) => {
+  return new Promise((resolve) => {
     const reader = new FileReader();
     reader.onload = () => resolve(String(reader.result).split(",")[1] ?? "");
-    reader.onerror = () => reject(reader.error);
+    reader.onerror = () => resolve(null);
     reader.readAsDataURL(file);
   });
 }

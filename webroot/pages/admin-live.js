@@ -1,6 +1,7 @@
 /** What changes by the second on the operator's page: figures, workers, conversations, the line, times of units. */
 
 import { api } from "../lib/admin.js";
+import { clock } from "../lib/clock.js";
 import { formatCount, formatSpan } from "../lib/format.js";
 import { UnitHistory, unitsByKind } from "../lib/unit-history.js";
 import { ask } from "../ui/dialog.js";
@@ -9,7 +10,6 @@ import { keyedList, put } from "../ui/keyed-list.js";
 import { formatMs } from "../ui/stage-cards.js";
 import { currentLang, setText } from "../ui/text.js";
 import { toast } from "../ui/toast.js";
-import { clock } from "../ui/transcript.js";
 import { panel, rowList } from "./admin-parts.js";
 
 /** @typedef {import("../lib/admin.js").Live} Live */

@@ -1,8 +1,8 @@
 /** Audio full duplex: a conversation in which both may speak at any time. */
 
-import { slider, textArea, toggle } from "../ui/controls.js";
+import { delayText, slider, textArea, toggle } from "../ui/controls.js";
 import { settings } from "../ui/shell.js";
-import { delayText, startLivePage } from "./live.js";
+import { startLivePage } from "./live.js";
 
 void startLivePage({
   name: "audio",

@@ -2,6 +2,9 @@
 
 import { getDefaults } from "../lib/api.js";
 import { playChime } from "../lib/audio/chimes.js";
+import { SessionError } from "../lib/errors.js";
+import { clock } from "../lib/clock.js";
+import { Awake } from "../ui/awake.js";
 import { ask } from "../ui/dialog.js";
 import { canChooseSpeaker, devicePicker } from "../ui/controls.js";
 import { h, iconButton } from "../ui/h.js";
@@ -14,7 +17,7 @@ import { settings, startShell } from "../ui/shell.js";
 import { copyText, errorCard, liveNumbers, summaryCard } from "../ui/stage-cards.js";
 import { hasText, setText } from "../ui/text.js";
 import { toast } from "../ui/toast.js";
-import { Transcript, clock, downloadText } from "../ui/transcript.js";
+import { Transcript, downloadText } from "../ui/transcript.js";
 import { Waveform } from "../ui/waveform.js";
 import { listenToKeys } from "./live-keys.js";
 
@@ -42,9 +45,6 @@ const ANNOUNCE_AT = 0.8;
  * @property {(page: LivePage) => void} [dress] put more on the page, once it stands
  */
 
-/** Below 0 the server decides. @param {number} value @returns {[string, import("../lib/i18n.js").Params]} */
-export const delayText = (value) => (value < 0 ? ["settings.server_default", {}] : ["settings.ms", { value }]);
-
 const EXAMPLES = ["transcript.example1", "transcript.example2", "transcript.example3"];
 const MICROPHONE = /** @type {const} */ ({ icon: "mic", text: "permission", seen: "micExplained" });
 
@@ -57,6 +57,7 @@ const MOODS = {
 /** Events: `show` {state, phase, session} on each change of state, `session` (a new one begins), `defaults` of the server. */
 export class LivePage extends EventTarget {
   /** @type {AnySession|null} */ session = null;
+  /** Why no session began. @type {SessionError|null} */ #error = null;
   /** @type {import("../lib/call.js").CallParts|null} */ #parts = null;
   orb = new Orb();
   waveform = new Waveform();
@@ -69,7 +70,7 @@ export class LivePage extends EventTarget {
   #speaker = devicePicker("speakerId", "audiooutput");
   #pill = h("span", { class: "state-word" });
   #pillBox = h("div", { class: "state-pill", attrs: { role: "status" } }, h("span", { class: "dot" }), this.#pill);
-  #timer = h("span", { class: "timer", label: "stage.timer" }, "0:00");
+  #timer = h("span", { class: "timer", label: "stage.timer", attrs: { role: "timer" } }, "0:00");
   #headline = h("h1", { class: "headline" });
   #hint = h("p", { class: "stage-hint" });
   #notice = h("p", { class: "engine-notice", icon: "info" }, h("span"));
@@ -84,7 +85,8 @@ export class LivePage extends EventTarget {
   /** What Escape does before it means the end; true when it did something. */
   escape = () => false;
   #bar; #inspector;
-  /** @type {any} */ #wakeLock = null;
+  #awake = new Awake();
+  #gaps = 0;
   /** @type {{fromMs: number, limitMs: number, key: string, isTold: boolean}|null} */ #limit = null;
 
   /** @param {LiveMode} mode */
@@ -136,6 +138,8 @@ export class LivePage extends EventTarget {
     this.#isStarting = true;
     try {
       if (await this.explain()) await this.#begin();
+    } catch (cause) {
+      this.#fail(cause);
     } finally {
       this.#isStarting = false;
     }
@@ -155,6 +159,13 @@ export class LivePage extends EventTarget {
     const { micId, speakerId, volume, echoCancellation, playbackDelayMs } = settings.value;
     const delayMs = playbackDelayMs < 0 ? this.#defaults.playback_delay_ms : playbackDelayMs;
     await session.start({ micId, speakerId, volume, echoCancellation, delayMs, ...(await this.#mode.options()) });
+  }
+
+  /** What a call is made of is loaded with the first one: that the server is gone may show here. @param {unknown} cause */
+  #fail(cause) {
+    this.#error = new SessionError("unreachable", String(cause));
+    this.session = null;
+    this.#show("failed");
   }
 
   /** @param {string} type @param {any} detail */
@@ -216,14 +227,13 @@ export class LivePage extends EventTarget {
     if (settings.value.chimes) playChime("live");
     this.waveform.isRunning = true;
     this.stage.focus({ preventScroll: true });
-    navigator.wakeLock?.request("screen").then((lock) => (this.#wakeLock = lock), () => undefined);
+    this.#awake.keep(true);
   }
 
   #onOver() {
     this.waveform.isRunning = false;
     this.orb.setLevel(0);
-    void this.#wakeLock?.release();
-    this.#wakeLock = null;
+    this.#awake.keep(false);
     setText(/** @type {Element} */ (document.querySelector("title")), `${this.#mode.name}.title`);
   }
 
@@ -277,7 +287,8 @@ export class LivePage extends EventTarget {
   #cardOf(state) {
     const session = this.session;
     if (state === "queued") return this.#queue.element;
-    if (state === "failed" && session?.error) return errorCard(session.error, () => void this.start());
+    const error = session ? session.error : this.#error;
+    if (state === "failed" && error) return errorCard(error, () => void this.start());
     if (state !== "ended" || !session?.endReason || session.endReason === "cancelled") return null;
     return summaryCard({
       endReason: session.endReason, summary: session.metrics.summary(), gaps: this.#gaps, recordingId: session.recordingId,
@@ -286,8 +297,6 @@ export class LivePage extends EventTarget {
       onSave: () => this.#save(),
     });
   }
-
-  #gaps = 0;
 
   /** @param {"you"|"ai"} lane @param {number} peak */
   #onLevel(lane, peak) {

@@ -1,6 +1,6 @@
 /** Omni full duplex: a conversation in which the model sees what the camera sees. */
 
-import { devicePicker, slider, textArea, toggle } from "../ui/controls.js";
+import { delayText, devicePicker, slider, textArea, toggle } from "../ui/controls.js";
 import { FullScreen } from "../ui/fullscreen.js";
 import { h, iconButton } from "../ui/h.js";
 import { Picture } from "../ui/picture.js";
@@ -8,7 +8,7 @@ import { PresetBar } from "../ui/preset-bar.js";
 import { settings } from "../ui/shell.js";
 import { Subtitles } from "../ui/subtitles.js";
 import { toast } from "../ui/toast.js";
-import { delayText, startLivePage } from "./live.js";
+import { startLivePage } from "./live.js";
 
 /** The address that phones were given for a call with pictures: it fills the screen from the start. */
 const FULL_PATH = "/mobile-omni";

@@ -193,7 +193,7 @@ class RealtimePage {
       await this.#camera.open({});
       return true;
     } catch (cause) {
-      this.#showTrouble(`error.${/** @type {any} */ (cause).code}.title`);
+      this.#showTrouble(`error.${/** @type {any} */ (cause).code ?? "unknown"}.title`);
       return false;
     }
   }

@@ -9,8 +9,8 @@ import { initLanguage, setText } from "../ui/text.js";
 /** Where to go afterwards: a page of this server alone, whatever the address says. */
 export function nextPage(search = location.search) {
   const next = new URLSearchParams(search).get("next") ?? "/";
-  const url = new URL(next, location.origin);
-  return url.origin === location.origin ? url.href : "/"; // a path alone may begin with two slashes
+  const url = URL.canParse(next, location.origin) ? new URL(next, location.origin) : null;
+  return url?.origin === location.origin ? url.href : "/"; // a path alone may begin with two slashes
 }
 
 async function main() {

@@ -57,10 +57,12 @@ async function copyLink() {
 
 /** @param {Meta} meta */
 function configDetails({ config, worker_id }) {
-  const rows = Object.entries({ ...config, worker_id }).filter(([, value]) => value !== null && value !== "");
+  /** @type {[string, any][]} */
+  const rows = Object.entries({ ...config, worker_id });
+  const told = rows.filter(([, value]) => value !== null && value !== "");
   return h("details", { class: "viewer-config" },
     h("summary", { t: "viewer.settings" }),
-    h("dl", {}, ...rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, typeof value === "object" ? JSON.stringify(value) : String(value))])));
+    h("dl", {}, ...told.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, typeof value === "object" ? JSON.stringify(value) : String(value))])));
 }
 
 /** @param {Recording|null} recording */

@@ -42,6 +42,9 @@ export function slider(key, { step, show }) {
   return field(key, id, h("div", { class: "control-row" }, input, output));
 }
 
+/** A delay where below 0 the server decides. @param {number} value @returns {[string, import("../lib/i18n.js").Params]} */
+export const delayText = (value) => (value < 0 ? ["settings.server_default", {}] : ["settings.ms", { value }]);
+
 /** @param {Key} key */
 export function toggle(key) {
   const id = `control-${nextId++}`;

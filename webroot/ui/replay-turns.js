@@ -1,6 +1,7 @@
 /** What was said in a recorded session: sayings on the replay's clock, or turns with their media. */
 
-import { clock, replayMs, sayings } from "../lib/recording.js";
+import { clock } from "../lib/clock.js";
+import { replayMs, sayings } from "../lib/recording.js";
 import { h } from "./h.js";
 
 /** @typedef {import("../lib/recording.js").Recording} Recording */

@@ -23,7 +23,16 @@ const STATUS_EVERY_MS = 10000;
 const THEMES = /** @type {const} */ (["auto", "light", "dark"]);
 const THEME_ICONS = { auto: "auto", light: "sun", dark: "moon" };
 
-export const settings = openSettings(globalThis.localStorage ?? null);
+export const settings = openSettings(storage());
+
+/** null where the browser keeps nothing for this page: even looking may be forbidden. */
+function storage() {
+  try {
+    return globalThis.localStorage ?? null;
+  } catch {
+    return null;
+  }
+}
 
 /**
  * Load the language and put the navigation on the page. Resolves when texts can be shown.

@@ -1,9 +1,9 @@
 /** What the stage shows instead of the live view: what went wrong, or how it went. */
 
+import { clock } from "../lib/clock.js";
 import { h } from "./h.js";
 import { hasText } from "./text.js";
 import { toast } from "./toast.js";
-import { clock } from "./transcript.js";
 
 /**
  * @param {import("../lib/errors.js").SessionError} error

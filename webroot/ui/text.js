@@ -1,12 +1,12 @@
 /** Puts the texts of the chosen language on the page, and again when it changes. */
 
-import { getDefaults } from "../lib/api.js";
+import { getDefaults, getJson } from "../lib/api.js";
 import { Dictionary, pickLang } from "../lib/i18n.js";
 
 /** @typedef {import("../lib/i18n.js").Params} Params */
 
 let dictionary = new Dictionary("en", {});
-/** @type {Map<string, Promise<Record<string, string>>>} */
+/** @type {Map<string, Record<string, string>>} */
 const loaded = new Map();
 /** @type {Set<() => void>} */
 const listeners = new Set();
@@ -70,17 +70,21 @@ export async function initLanguage(settings) {
 
 /** @param {import("../lib/i18n.js").Lang} lang */
 async function useLanguage(lang) {
-  if (!loaded.has(lang)) loaded.set(lang, loadTexts(lang));
-  dictionary = new Dictionary(lang, await /** @type {Promise<Record<string, string>>} */ (loaded.get(lang)));
+  const texts = await textsOf(lang);
+  if (!texts) return;
+  dictionary = new Dictionary(lang, texts);
   document.documentElement.lang = lang === "zh" ? "zh-CN" : "en";
   applyTexts(document);
   listeners.forEach((listener) => listener());
 }
 
-/** @param {string} lang */
-async function loadTexts(lang) {
-  const response = await fetch(new URL(`../i18n/${lang}.json`, import.meta.url));
-  return response.ok ? response.json() : {};
+/** null where they cannot be had now; the next one who asks may have more luck. @param {string} lang */
+async function textsOf(lang) {
+  const known = loaded.get(lang);
+  if (known) return known;
+  const texts = /** @type {Record<string, string>|null} */ (await getJson(new URL(`../i18n/${lang}.json`, import.meta.url).pathname));
+  if (texts) loaded.set(lang, texts);
+  return texts;
 }
 
 /** @param {ParentNode} root */

@@ -1,5 +1,6 @@
 /** What was said: growing bubbles, newest in view, copy and download. */
 
+import { clock } from "../lib/clock.js";
 import { h } from "./h.js";
 import { currentLang, setText, t } from "./text.js";
 
@@ -84,8 +85,9 @@ export class Transcript {
       this.#turns.set(turn, entry);
     }
     entry.line.text = text;
-    entry.body.textContent = text.trim();
+    if (entry.body.textContent !== text.trim()) entry.body.textContent = text.trim();
     entry.body.classList.toggle("is-growing", !isFinal);
+    entry.body.setAttribute("aria-busy", String(!isFinal)); // read out once, when it is whole
     if (isInterrupted) {
       entry.line.isInterrupted = true;
       setText(entry.note, "transcript.interrupted");
@@ -132,12 +134,6 @@ export class Transcript {
   #scrollToEnd() {
     this.#list.scrollTop = this.#list.scrollHeight;
   }
-}
-
-/** @param {number} ms */
-export function clock(ms) {
-  const seconds = Math.max(0, Math.floor(ms / 1000));
-  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 }
 
 /** Save *text* as a file of the user. @param {string} name @param {string} text */
