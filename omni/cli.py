@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import importlib.util
 import os
 import subprocess
 import sys
@@ -29,6 +28,8 @@ Command = Callable[[argparse.Namespace], int]
 
 #: Commands that take their own arguments from here on, with the module that runs them.
 _PROCESSES = {"broker": "omni.broker", "worker": "omni.gpu_worker", "web": "omni.web"}
+#: Stands in what can be run; the other files of `bench/` are its parts.
+_IS_PROGRAM = 'if __name__ == "__main__":'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,7 +193,9 @@ def _doctor(args: argparse.Namespace) -> int:
     from omni.doctor import examine  # looks for every package there is
 
     args.overrides = [*args.overrides, *_of_model(args)]
-    return examine(settings_of(args))
+    settings = settings_of(args)
+    os.chdir(ROOT)  # from where the processes look at relative paths
+    return examine(settings)
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
@@ -260,8 +263,12 @@ def _print_settings(args: argparse.Namespace) -> int:
 
 def _run_process(name: str, words: list[str]) -> int:
     """Become the process *name*, as the launcher starts it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_settings_arguments(parser)
+    args, further = parser.parse_known_args(words)
+    command = [sys.executable, "-m", _PROCESSES[name], *further, *_arguments(args)]
     os.chdir(ROOT)  # relative directories and sockets mean the same everywhere
-    os.execv(sys.executable, [sys.executable, "-m", _PROCESSES[name], *words])
+    os.execv(sys.executable, command)
 
 
 def _test(words: list[str]) -> int:
@@ -271,7 +278,8 @@ def _test(words: list[str]) -> int:
 
 def _bench(words: list[str]) -> int:
     """Run benches by name, or name those that there are."""
-    known = sorted(path.stem for path in (ROOT / "bench").glob("*.py") if path.stem[0] != "_")
+    files = (ROOT / "bench").glob("*.py")
+    known = sorted(path.stem for path in files if _IS_PROGRAM in path.read_text("utf-8"))
     if not words or words[0].startswith("-"):
         print("omni bench NAME [arguments]; there are: " + ", ".join(known))
         return 0
@@ -281,8 +289,6 @@ def _bench(words: list[str]) -> int:
 
 
 def _talk(words: list[str]) -> int:
-    if importlib.util.find_spec("omni.talk") is None:
-        raise SettingsError("this installation has no omni/talk.py")
     return subprocess.call([sys.executable, "-m", "omni.talk", *words])
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from itertools import takewhile
 
 from attrs import frozen
 
@@ -45,7 +46,11 @@ def parse_gpu(line: str) -> Gpu | None:
 
 
 def visible_gpus() -> list[str]:
-    """Return the indexes that workers may use: CUDA_VISIBLE_DEVICES where it is set, else all."""
+    """Return the indexes that workers may use: CUDA_VISIBLE_DEVICES where it is set, else all.
+
+    As CUDA reads it, -1 ends the list: nothing behind it is visible.
+    """
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [index.strip() for index in chosen.split(",") if index.strip()]
+        indexes = (index.strip() for index in chosen.split(","))
+        return [index for index in takewhile(lambda index: index != "-1", indexes) if index]
     return [gpu.index for gpu in list_gpus()]

@@ -19,11 +19,11 @@ from omni.up import address, child_specs, free_port, needs_gpu, worker_gpus
 from tests.conftest import clean_environment
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
+def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "omni.cli", *words],
-        cwd=ROOT,
-        env=clean_environment(),
+        cwd=cwd,
+        env={**clean_environment(), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -109,6 +109,32 @@ def test_a_process_that_gets_a_wrong_setting_says_so(module: str) -> None:
     assert "web.https" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["broker", "worker", "web"])
+def test_a_process_reads_the_settings_file_of_the_directory_it_is_started_in(
+    command: str, tmp_path: Path
+) -> None:
+    """It went to the project's directory first, and looked there."""
+    (tmp_path / "mine.toml").write_text('[web]\nhttps = "maybe"\n')
+
+    done = run(command, "--settings", "mine.toml", cwd=tmp_path)
+
+    assert done.returncode == 78 and f"{tmp_path / 'mine.toml'}: web.https" in done.stderr
+
+
+def test_the_doctor_looks_at_relative_paths_from_where_the_processes_do(tmp_path: Path) -> None:
+    files = ["web.ssl_certfile=settings.toml", "web.ssl_keyfile=settings.toml"]
+
+    done = run("doctor", *(word for text in files for word in ("--set", text)), cwd=tmp_path)
+
+    assert "certificate" in done.stdout and "is no file" not in done.stdout
+
+
+def test_a_part_of_benches_is_not_offered_as_one() -> None:
+    names = run("bench").stdout.strip().removeprefix("omni bench NAME [arguments]; there are: ")
+
+    assert "fabric" in names.split(", ") and "report" not in names.split(", ")
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
@@ -141,9 +167,11 @@ def test_each_worker_of_the_gpu_engine_has_its_own_gpu() -> None:
 
 
 def test_visible_devices_are_respected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    settings = load_settings(overrides=["model.model_path=/x"])
+    for chosen, gpus in (("2,5", ["2", "5"]), ("2,-1,5", ["2"]), ("-1", [""]), ("", [""])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
 
-    assert worker_gpus(load_settings(overrides=["model.model_path=/x"])) == ["2", "5"]
+        assert worker_gpus(settings) == gpus
 
 
 def test_the_pocket_engine_takes_no_gpu() -> None:
