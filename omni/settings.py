@@ -4,6 +4,7 @@ Each has a default and help. A section goes to the class that needs it; nobody g
 `load_settings` is the only way in. Longer than most files: two thirds are the table of settings.
 """
 
+import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,10 @@ class ServiceSettings:
 
     gateway_port: int = _setting(8006, "port of the web process", low=0, high=65535)
     worker_base_port: int = _setting(
-        22400, "first port of worker 0, 1, ... where the broker listens on tcp", low=1, high=65535
+        22400,
+        "not used: of the demo, whose workers listen; ours are found by fabric.broker_url",
+        low=1,
+        high=65535,
     )
     max_queue_size: int = _setting(1000, "tickets that may wait at once", low=0, high=1_000_000)
     request_timeout: float = _setting(300.0, "longest chat request, queue included, in s", low=1)
@@ -126,7 +130,7 @@ class FabricSettings:
     heartbeat_interval_s: float = _setting(0.25, "time between heartbeats", low=0.01, high=60)
     heartbeat_misses: int = _setting(4, "missed heartbeats until a peer is lost", low=1, high=1000)
     lease_timeout_s: float = _setting(
-        30.0, "a lease ends after this time with neither traffic nor a live web", low=0.1
+        30.0, "how long sessions go on without a broker, and tickets without a worker", low=0.1
     )
     rejoin_grace_s: float = _setting(
         2.0, "after a broker start, how long workers and webs may take to report old leases", low=0
@@ -495,7 +499,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(part) for part in value) + "]"
     return repr(value)

@@ -151,7 +151,10 @@ def test_a_wrong_environment_variable_is_named() -> None:
 
 
 def test_texts_of_toml_come_back_as_they_were() -> None:
-    document = tomllib.loads(as_toml())
+    odd = 'two\nlines, a "quote", a \\, a tab\t, \x7f and ä'
 
+    document = tomllib.loads(as_toml({"pocket.system_prompt": odd}))
+
+    assert document["pocket"]["system_prompt"] == odd
     assert document["web"]["host"] == "127.0.0.1"
     assert document["security"]["api_keys"] == []
