@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -130,11 +131,11 @@ async def test_times_of_units_are_shown_while_they_come(page: Page, server: Runn
                 await client.until("result")
         shown = await page.evaluate(tile)
         kinds = await page.inner_text("section[aria-labelledby=admin-units] .rows")
-        bars = await page.locator(".unit-chart .bar-unit").count()
+        bars = await page.locator(".unit-chart rect").count()
     await rows(page, TALKING, 0)
 
     assert shown.endswith((" ms", " s"))
-    assert "Live talk" in kinds and "0 late" in kinds
+    assert re.search(r"Live talk\s.*\d+ late", kinds)
     assert bars > 0
 
 
@@ -162,14 +163,13 @@ async def test_an_app_is_switched_off_and_on(page: Page, server: RunningOmni) ->
             off = (reply.status, reply.headers.get("Location"))
         await page.reload()
         await until(page, "document.querySelector('#app-realtime')?.checked === false")
-        links = await page.inner_text(".nav-links")
+        await until(page, "!document.querySelector('.nav-links').innerText.includes('Realtime')")
         await page.click(f"{APPS} #app-realtime")
         await page.wait_for_selector(".toast-good")
         async with http.get("/realtime", allow_redirects=False) as reply:
             on = reply.status
 
     assert (off, on) == ((302, "/"), 200)
-    assert "Realtime" not in links
 
 
 async def test_a_voice_is_uploaded_heard_and_deleted(

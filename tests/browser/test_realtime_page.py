@@ -70,7 +70,7 @@ async def test_an_r1_call_shows_its_events_with_their_times_and_is_heard(page: P
     said = await page.inner_text(".rt-said")
     await page.click("#disconnect")
     await until(page, "omni.metrics().state === 'closed'")
-    last = (await page.evaluate(TYPES))[-2:]
+    ends = [type for type in await page.evaluate(TYPES) if type.startswith("session.")]
     word = await page.inner_text("#state")
 
     assert types[:4] == [
@@ -83,7 +83,7 @@ async def test_an_r1_call_shows_its_events_with_their_times_and_is_heard(page: P
     assert spoken["audio"].endswith("(128000 characters)") and spoken["end_of_turn"] is True
     assert latency.endswith((" ms", " s"))
     assert "unit 4" in said
-    assert last == ["session.close", "session.closed"]
+    assert ends[-2:] == ["session.close", "session.closed"]  # a unit's answer may come between
     assert word == "Closed: stopped, close 1000"
     assert errors == []
 

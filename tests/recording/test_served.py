@@ -5,6 +5,7 @@ import base64
 import io
 import re
 import resource
+import socket
 import zipfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -66,16 +67,36 @@ def call(server: RunningOmni) -> str:
 
     async def make() -> str:
         session_id = await converse(server, "adx_call", 10)
-        async with aiohttp.ClientSession(server.address) as http:
+        async with aiohttp.ClientSession(server.address) as http, asyncio.timeout(TIMEOUT_S):
             await recorded(http, session_id)
+            while (await listed(http, session_id))["live"]:  # its journal goes last
+                await asyncio.sleep(0.02)
         return session_id
 
     return asyncio.run(make())
 
 
+async def listed(http: aiohttp.ClientSession, session_id: str) -> Document:
+    """Return what the list says of a session; {} where it is not there."""
+    async with http.get("/api/sessions") as reply:
+        sessions = (await reply.json())["sessions"]
+    return next((one for one in sessions if one["session_id"] == session_id), {})
+
+
 async def get(http: aiohttp.ClientSession, path: str, **options: Any) -> tuple[int, bytes]:
     async with http.get(path, **options) as reply:
         return reply.status, await reply.read()
+
+
+async def known(http: aiohttp.ClientSession, session_id: str) -> Document:
+    """Return meta.json as soon as it is there: another thread makes a session's folder."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            async with http.get(f"/api/sessions/{session_id}") as reply:
+                if reply.status == 200:
+                    meta: Document = await reply.json()
+                    return meta
+            await asyncio.sleep(0.02)
 
 
 # --- what a session says of its recording --------------------------------------------------------
@@ -155,6 +176,28 @@ async def test_a_chat_tells_its_recording(
         assert turn["output"]["audio"] == "ai_audio/turn_0.wav"
 
 
+@pytest.mark.parametrize("way", ["it vanishes", "it stops and closes at once"])
+async def test_a_call_whose_client_just_leaves_is_recorded_to_its_end(
+    server: RunningOmni, http: aiohttp.ClientSession, way: str
+) -> None:
+    """The demo's pages say `stop` and close in one go; a phone in a tunnel says nothing."""
+    async with connected(server.address, "/ws/duplex/adx_left") as client:
+        session_id = (await client.prepare())["recording_session_id"]
+        for _ in range(4):
+            await client.send_chunk(SPEECH)
+            await client.expect("result")
+        if way == "it vanishes":
+            client.socket.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        else:
+            await client.send("stop")
+            await client.socket.close()
+        recording = await recorded(http, session_id)
+    meta = await known(http, session_id)
+
+    assert len(recording["chunks"]) == 4 and "complete" not in recording
+    assert meta["ended_at"] is not None and meta["duration_s"] is not None
+
+
 async def test_without_recording_no_id_is_told(start_omni: StartOmni) -> None:
     running = start_omni({"recording.enabled": "false"})
     async with connected(running.address, "/ws/duplex/adx_1") as client:
@@ -178,9 +221,11 @@ async def test_meta_is_served_while_the_session_runs(
         session_id = (await client.prepare())["recording_session_id"]
         await client.send_chunk()
         await client.expect("result")
+        async with asyncio.timeout(TIMEOUT_S):  # its first words are on their way to the disk
+            while not (await listed(http, session_id)).get("live"):
+                await asyncio.sleep(0.02)
+        meta = await known(http, session_id)
         status, _ = await get(http, f"/api/sessions/{session_id}/recording")
-        async with http.get(f"/api/sessions/{session_id}") as reply:
-            meta = await reply.json()
         async with http.get("/api/sessions?limit=1") as reply:
             (newest,) = (await reply.json())["sessions"]
         async with http.delete(f"/api/sessions/{session_id}") as reply:
@@ -215,7 +260,8 @@ async def test_the_list_is_paged(http: aiohttp.ClientSession, call: str) -> None
     async with http.get("/sessions?limit=1&offset=1") as reply:
         page = await reply.json()
 
-    assert page["sessions"] == everything[1:2] and page["total"] == len(everything)
+    assert [one["session_id"] for one in page["sessions"]] == [everything[1]["session_id"]]
+    assert page["total"] == len(everything)
     for wrong in ("limit=-1", "limit=x", "offset=1.5", "limit=99999999999"):
         assert (await get(http, f"/sessions?{wrong}"))[0] == 400
 
@@ -253,6 +299,30 @@ async def test_a_file_is_served_as_what_it_is(
     assert head.headers["Content-Length"] == str(len(body))
     assert head.headers["Accept-Ranges"] == "bytes"
     assert whole.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        ("wav", "audio/wav"),
+        ("jpg", "image/jpeg"),
+        ("jpeg", "image/jpeg"),
+        ("png", "image/png"),
+        ("webm", "video/webm"),
+        ("mp4", "video/mp4"),
+        ("mp3", "audio/mpeg"),
+    ],
+)
+async def test_every_kind_of_file_has_the_type_of_the_protocol(
+    server: RunningOmni, http: aiohttp.ClientSession, call: str, suffix: str, kind: str
+) -> None:
+    file = server.data_dir / "sessions" / call / "user_images" / f"probe.{suffix}"
+    file.write_bytes(b"any bytes")
+    async with http.get(f"/api/sessions/{call}/assets/user_images/{file.name}") as reply:
+        served = (reply.status, reply.content_type)
+    file.unlink()
+
+    assert served == (200, kind)
 
 
 async def test_a_part_of_a_file_is_served(http: aiohttp.ClientSession, call: str) -> None:
@@ -309,6 +379,13 @@ async def test_no_path_leaves_the_session(server: RunningOmni, call: str, path: 
 
     assert re.match(rb"HTTP/1.1 (400|404) ", answer), answer[:200]
     assert b"root:" not in answer
+
+
+@pytest.mark.parametrize("path", ["..%2fmeta.json", "ai_audio%2f..%2fmeta.json", "..%5cmeta.json"])
+async def test_a_path_with_two_dots_is_a_400(server: RunningOmni, call: str, path: str) -> None:
+    answer = await raw_get(server, f"/api/sessions/{call}/assets/{path}")
+
+    assert answer.startswith(b"HTTP/1.1 400 ") and b'"detail"' in answer
 
 
 @pytest.mark.parametrize("session_id", ["..", "%2e%2e", "..%2f..", ".", "%2e", "..%00", "..%5c"])
@@ -384,6 +461,24 @@ async def test_a_client_adds_its_own_recording(
     assert body == {"status": "ok", "path": name, "size_bytes": len(content)}
     async with http.get(f"{url}/assets/{name}") as asset:
         assert (asset.content_type, await asset.read()) == (served, content)
+
+
+async def test_an_upload_may_come_before_the_session_has_ended(
+    server: RunningOmni, http: aiohttp.ClientSession
+) -> None:
+    async with connected(server.address, "/ws/duplex/adx_early") as client:
+        session_id = (await client.prepare())["recording_session_id"]
+        await client.send_chunk()
+        await client.expect("result")
+        await known(http, session_id)
+        url = f"/api/sessions/{session_id}"
+        data = form(b"a film", "video/webm")
+        async with http.post(f"{url}/upload-recording", data=data) as reply:
+            uploaded = reply.status
+    await recorded(http, session_id)
+
+    assert uploaded == 200
+    assert await get(http, f"{url}/assets/frontend_replay.webm") == (200, b"a film")
 
 
 async def test_an_upload_that_does_not_fit_is_refused(
