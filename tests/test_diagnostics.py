@@ -76,6 +76,18 @@ def test_the_trace_is_set_aside_when_it_is_long(
     assert sorted(path.name for path in tmp_path.iterdir()) == [TRACE, f"{TRACE}.1"]
 
 
+def test_the_trace_may_fill_five_mebibytes(tmp_path: Path) -> None:
+    kept = Diagnostics(tmp_path)
+    kept.start()
+    for number in range(90):
+        kept.trace({"session_id": f"s{number}", "extra": "x" * 60_000})
+    kept.close()
+
+    now, before = tmp_path / TRACE, tmp_path / f"{TRACE}.1"
+    assert 5 * 2**20 - 120_000 < before.stat().st_size < 5 * 2**20 + 120_000
+    assert len(lines(before) + lines(now)) == 90
+
+
 def test_what_comes_too_fast_is_dropped_and_counted(tmp_path: Path) -> None:
     kept = Diagnostics(tmp_path)
     for _ in range(MAX_WAITING + 5):  # its thread does not run yet

@@ -4,16 +4,20 @@ What is expected stands here by hand, and not in `/openapi.json`: that says what
 """
 
 import asyncio
+import base64
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
+import numpy as np
 import pytest
 
 from omni.engine import Arrival, Emission
 from omni.engine.null import NullEngine
 from omni.messages import Heartbeat, PeerExited
+from omni.wav import wav_from_waveform
 from tests.conftest import RunningOmni, StartOmni
 from tests.fabric import HostedWorker, RawPeer
 from tests.realtime.client import SPEECH, Client, connected
@@ -54,13 +58,20 @@ WORKER = {
     "current_request_type",
     "task_started_at",
 }
+#: Where the page of section 14.13 comes from, which is told a server by `?api=`.
+ELSEWHERE = "https://pages.example"
 ETA_TYPES = ("chat", "half_duplex", "audio_duplex", "omni_duplex")
 
 
 @pytest.fixture(scope="module")
 def server(start_omni: StartOmni) -> Iterator[RunningOmni]:
     running = start_omni(
-        {"fabric.slots": 1, "web.lang": "zh", "service.eta_ema_min_samples": 1000}
+        {
+            "fabric.slots": 1,
+            "web.lang": "zh",
+            "service.eta_ema_min_samples": 1000,
+            "security.allowed_origins": ELSEWHERE,
+        }
     )
     yield running
     running.stop()
@@ -172,16 +183,16 @@ async def test_the_line_is_one_for_all_types_and_served_in_order(
     server: RunningOmni, http: aiohttp.ClientSession, holder: Client
 ) -> None:
     paths = ["/ws/half_duplex/hdx_a", "/ws/duplex/omni_b", "/ws/duplex/adx_c"]
-    async with (
-        connected(server.address, paths[0]) as first,
-        connected(server.address, paths[1]) as second,
-        connected(server.address, paths[2]) as third,
-    ):
-        places = [await client.expect("queued") for client in (first, second, third)]
+    async with AsyncExitStack() as stack:
+        clients, places = [], []
+        for path in paths:
+            clients.append(await stack.enter_async_context(connected(server.address, path)))
+            places.append(await clients[-1].expect("queued"))
+        first, second, third = clients
         body = await ask(http, "GET", "/api/queue")
         await holder.send("stop")
         await first.until("queue_done")
-        moved = [await client.until("queue_update") for client in (second, third)]
+        moved = [await second.moved_up(1), await third.moved_up(2)]
         await first.socket.close()
         await second.until("queue_done")
         await second.socket.close()
@@ -198,7 +209,6 @@ async def test_the_line_is_one_for_all_types_and_served_in_order(
     assert all(re.fullmatch(r"q_[0-9a-f]{12}", place["ticket_id"]) for place in places)
     queued = {"type", "position", "estimated_wait_s", "ticket_id", "queue_length"}
     assert all(place.keys() == queued for place in places)
-    assert [update["position"] for update in moved] == [1, 2]
     assert all(queued - {"ticket_id"} <= update.keys() for update in moved)
 
 
@@ -444,6 +454,29 @@ async def test_the_calls_of_the_demos_own_api_tests_are_answered(
     assert answer["success"] is True and answer["text"] == "Say something"
     assert done["token_stats"]["generated_tokens"] == 2
     assert stopped == {"success": False, "message": "No streaming worker found"}
+
+
+# --- 14.13 ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["raw", "WAV"])
+async def test_a_page_from_elsewhere_that_may_opens_r1_with_a_voice_in_either_form(
+    server: RunningOmni, form: str
+) -> None:
+    sound = np.full(16_000, 0.1, "<f4")
+    voice = sound.tobytes() if form == "raw" else wav_from_waveform(sound, 24_000)
+    session = {"instructions": "Be kind.", "ref_audio": base64.b64encode(voice).decode()}
+    path = "/v1/realtime?mode=audio"
+
+    async with connected(server.address, path, origin=ELSEWHERE) as client:
+        await client.until("session.queue_done")
+        await client.send("session.update", session=session)
+        created = await client.expect("session.created")
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with connected(server.address, path, origin="https://others.example"):
+            pass
+
+    assert created["session_id"].startswith("rt_") and refused.value.status == 403
 
 
 # --- 2.1 again, with further workers: they stay in the list ---------------------------------------
