@@ -54,6 +54,8 @@ _WINDOWS_A_STEP = 10
 #: Whisper's encoder gains little from more.
 _MAX_HEARING_THREADS = 2
 _CLOSE_TIMEOUT_S = 5.0
+#: Whose work it is to warm the seats while nobody is here.
+_SEATS = "seats"
 _NOTICE = (
     "A very small language model answers ({model}, English only): it is quick, but it often gets "
     "facts wrong."
@@ -245,9 +247,10 @@ class PocketEngine:
     def _warm_seats(self) -> None:
         """While nobody is here: bring the usual instructions into every cache, and nothing else."""
         self._warming = Turn()
+        self._running().drop(_SEATS)  # of earlier times, cancelled already
         prefix = Persona.of("", self._settings.system_prompt).prefix
         for seat in range(self._settings.max_sessions):
-            self._running().warm("seats", seat, self._warming, prefix)
+            self._running().warm(_SEATS, seat, self._warming, prefix)
 
     def _forget_ended(self) -> None:
         for index in [i for i, (_, s) in self._sessions.items() if s.is_over]:
