@@ -85,7 +85,9 @@ def _value(node: ast.expr) -> Fraction:
                 raise ValueError(f"power {exponent}")
             value = _value(left) ** int(exponent)
         case ast.BinOp(left=left, op=operation, right=right):
-            value = _OPERATIONS[type(operation)](_value(left), _value(right))
+            if (compute := _OPERATIONS.get(type(operation))) is None:
+                raise ValueError(f"operator {type(operation).__name__}")
+            value = compute(_value(left), _value(right))
         case _:
             raise ValueError(ast.dump(node))
     if abs(value) > _LARGEST:
