@@ -42,11 +42,17 @@ from omni.realtime.units import UnitCutter
 _MAX_DROPPED_BACKLOGS = 16
 
 
-@frozen
+@frozen(eq=False)
 class _Unanswered:
+    """A chunk that is owed a result; None in place of one that the engine does not get."""
+
     arrived_at: float
-    dropped: bool
+    chunk: AudioChunk | None
     input_id: str
+
+    @property
+    def dropped(self) -> bool:
+        return self.chunk is None
 
 
 @define(kw_only=True)
@@ -127,8 +133,11 @@ class DuplexSession(Session):
         """Answer for an input that did not get onto its way; a chunk is one more dropped one."""
         if not isinstance(input, AudioChunk):
             return self.fail(error)
-        self._num_in_engine -= 1
-        self._unanswered.append(evolve(self._unanswered.pop(), dropped=True))
+        for at, owed in enumerate(self._unanswered):  # behind it others may stand, cut with it
+            if owed.chunk is input:
+                self._unanswered[at] = evolve(owed, chunk=None)
+                self._num_in_engine -= 1
+                break
         return self._answer_dropped(now)
 
     def expire(self, now: float) -> Sequence[Action]:
@@ -212,7 +221,7 @@ class DuplexSession(Session):
         chunks = [chunk] if self._cutter is None else self._cutter.push(chunk)
         actions = [*refusals]
         for each in chunks:
-            actions += self._queue_chunk(Send(each), now, sound.input_id)
+            actions += self._queue_chunk(each, now, sound.input_id)
         return actions
 
     def _refuse_frames(self, sound: Sound) -> Sequence[Action]:
@@ -221,17 +230,17 @@ class DuplexSession(Session):
         self._told_blind = True
         return self.refuse(ProtocolError("This engine takes no pictures: only the sound is used"))
 
-    def _queue_chunk(self, send: Send, now: float, input_id: str) -> Sequence[Action]:
+    def _queue_chunk(self, chunk: AudioChunk, now: float, input_id: str) -> Sequence[Action]:
         if self.state == "ended":
             return []
         dropped = self._num_in_engine >= self.max_backlog_chunks
-        self._unanswered.append(_Unanswered(now, dropped, input_id))
+        self._unanswered.append(_Unanswered(now, None if dropped else chunk, input_id))
         if dropped:
             if len(self._unanswered) > self.max_backlog_chunks * (1 + _MAX_DROPPED_BACKLOGS):
                 return self.fail(CapacityError("Too many chunks are unanswered: send in real time"))
             return []
         self._num_in_engine += 1
-        return [send]
+        return [Send(chunk)]
 
     def _answer(self, result: UnitResult, now: float) -> Sequence[Action]:
         if not self._num_in_engine:

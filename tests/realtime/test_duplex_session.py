@@ -350,5 +350,23 @@ def test_sound_of_any_length_is_cut_into_the_session_s_chunks() -> None:
     assert [answer.input_id for answer in told] == ["in_2", "in_2"]
 
 
+def test_chunks_that_were_cut_and_could_not_be_sent_are_all_answered() -> None:
+    """The last one was taken for each of them: a result was missing, and all later ones shifted."""
+    session = _limited(Prepared(chunk_ms=100), recuts=True)
+    sent = session.take(_sound(2 * 4 * 1600, "in_1"), 20.0)
+
+    answers = [
+        answer
+        for action in sent
+        if isinstance(action, Send)
+        for answer in _answers(session.unsent(action.input, CapacityError("full"), 20.0))
+    ]
+    session.take(_sound(4 * 1600, "in_2"), 21.0)
+    [after] = _answers(session.hear(LISTEN, 22.0))
+
+    assert [(answer.dropped, answer.input_id) for answer in answers] == [(True, "in_1")] * 2
+    assert (after.dropped, after.input_id) == (False, "in_2")
+
+
 def _sound(num_bytes: int, input_id: str) -> Sound:
     return Sound(chunk=AudioChunk(pcm=Buffer(bytes(num_bytes))), input_id=input_id)
