@@ -109,8 +109,12 @@ class StreamingSession(Session):
         return self._end_turn(_NOTHING, now)
 
     def leased(self, lease: Leased, now: float) -> Sequence[Action]:
-        """Tell that the request is in; go on where the answer was asked for already."""
-        assert self._turn is not None
+        """Tell that the request is in; go on where the answer was asked for already.
+
+        A turn may end while its end is still being told: what came for it then goes back.
+        """
+        if self._turn is None:
+            return []
         turn, self.worker, self.capabilities = self._turn, lease.worker, lease.capabilities
         turn.slot_at, self.state = now, "live"
         if (error := misfit(turn.request, lease.capabilities)) is not None:
@@ -118,7 +122,9 @@ class StreamingSession(Session):
         return [Tell(QueueDone()), self._prefilled(turn), *self._ask(turn)]
 
     def hear(self, event: SessionEvent, now: float) -> Sequence[Action]:
-        """Pass on what the engine says."""
+        """Pass on what the engine says; nothing behind the end of the turn."""
+        if self._turn is None:
+            return []
         match event:
             case ReplyChunk():
                 return [Tell(event)]

@@ -99,8 +99,12 @@ class TurnsSession(Session):
         return self.refuse(unexpected(command, self.state))
 
     def leased(self, lease: Leased, now: float) -> Sequence[Action]:
-        """Ask the engine, if it can answer this at all."""
-        assert self._turn is not None
+        """Ask the engine, if it can answer this at all.
+
+        A turn may end while its end is still being told: the slot that came for it goes back then.
+        """
+        if self._turn is None:
+            return []
         self.capabilities = lease.capabilities
         request = self._turn.opening.input
         assert isinstance(request, ChatRequest)

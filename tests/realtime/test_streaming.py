@@ -156,6 +156,17 @@ def test_a_failed_answer_frees_the_slot_and_leaves_the_socket() -> None:
     assert again == [] and one.wants_slot and one.state == "waiting"
 
 
+def test_what_comes_behind_a_stop_is_not_told() -> None:
+    """A slot, or the answer's end, crossed with it, and the whole session failed."""
+    waiting, late = session(), asked()
+    waiting.take(PREFILL, 10.0)
+    waiting.stop_answer(20.0)
+    late.expire(400.0)
+
+    assert waiting.leased(lease(), 20.0) == []
+    assert late.hear(ReplyChunk(text="late"), 400.0) == late.hear(DONE, 400.0) == []
+
+
 def test_an_engine_without_eyes_refuses_pictures() -> None:
     picture = ChatMessage(role="user", parts=(Part(kind="image", data=b"x"),))
     one = session()

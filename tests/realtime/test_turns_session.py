@@ -215,6 +215,14 @@ def test_what_comes_after_a_turn_is_not_told() -> None:
     assert session.hear(ReplyChunk(text="late"), 1.0) == []
 
 
+def test_a_slot_that_comes_after_its_turn_is_not_used() -> None:
+    session = _live()
+    session.take(_turn(), 1.0)
+    session.expire(302.0)
+
+    assert session.leased(_leased(), 302.0) == []
+
+
 def test_a_request_that_cannot_be_sent_fails_its_turn() -> None:
     session = _live()
     session.take(_turn(), 1.0)
