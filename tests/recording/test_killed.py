@@ -78,12 +78,14 @@ async def test_a_killed_web_leaves_a_recording_that_is_finalised_at_its_next_sta
 @pytest.mark.parametrize("name", ["worker-0", "broker"])
 async def test_a_recording_outlives_the_other_processes(server: RunningOmni, name: str) -> None:
     until(lambda: server.pid("web-0") > 0 and is_serving(server), TIMEOUT_S)
+    old = server.pid(name)
 
     folder = await killed_in_mid_call(server, f"adx_{name.replace('-', '_')}", name)
 
     until(lambda: (folder / "recording.json").exists(), TIMEOUT_S)
     recording = read(folder / "recording.json")
     assert len(recording["chunks"]) == NUM_CHUNKS and "complete" not in recording
+    until(lambda: server.pid(name) not in (0, old), TIMEOUT_S)
     until(lambda: is_serving(server), TIMEOUT_S)
 
 
@@ -105,15 +107,18 @@ async def test_a_killed_launcher_leaves_a_recording_that_the_next_start_finalise
 
 
 def is_serving(server: RunningOmni) -> bool:
-    """Say whether a session could begin now."""
+    """Say whether a session could begin now, on the worker that runs now."""
 
     async def ask() -> bool:
         try:
             async with aiohttp.ClientSession(server.address) as http:
-                async with http.get("/status") as reply:
-                    return reply.status == 200 and (await reply.json())["idle_workers"] == 1
-        except aiohttp.ClientError:
+                async with http.get("/workers") as reply:
+                    if reply.status != 200:
+                        return False
+                    (worker,) = (await reply.json())["workers"]
+        except (aiohttp.ClientError, ValueError):
             return False
+        return bool(worker["status"] == "idle" and worker["pid"] == server.pid("worker-0"))
 
     done: list[bool] = []
     thread = threading.Thread(target=lambda: done.append(asyncio.run(ask())))

@@ -12,8 +12,9 @@ from omni.routes.status import worker_state
 from tests.conftest import RunningOmni, StartOmni
 from tests.realtime.client import SPEECH, Client, connected
 
-#: Of spoken words a client that does not read takes a window's worth; the rest waits in the worker.
-LONG = {"role": "user", "content": "word " * 900}
+#: Of spoken words a client that does not read takes a window's worth; the rest waits in the worker,
+#: which has room for so many seconds.
+LONG = {"role": "user", "content": "word " * 600}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ async def talking_to(address: str, path: str) -> AsyncIterator[Client]:
     """Have a session run on *path* for the time of the block."""
     async with connected(address, path) as client:
         if path == "/ws/chat":
-            fields = {"messages": [LONG], "generation": {"max_new_tokens": 900}}
+            fields = {"messages": [LONG], "generation": {"max_new_tokens": 600}}
             await client.send("", **fields, tts={"enabled": True})
             await client.until("chunk")
         else:
