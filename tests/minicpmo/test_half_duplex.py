@@ -30,6 +30,7 @@ from omni.engine import (
     VadParams,
     VadState,
 )
+from omni.minicpmo.half_duplex import _recording
 from omni.minicpmo.setup import EngineOptions
 from omni.wav import waveform_from_wav
 from tests.minicpmo.driver import Driver, heard, pcm, slots
@@ -288,6 +289,15 @@ def test_sound_during_an_answer_is_not_heard(
     driver.until(lambda: not driver.engine.busy)
 
     assert driver.events[slot] == []
+
+
+def test_the_first_recording_of_the_instructions_is_the_voice_of_the_answers() -> None:
+    default, first, second = (np.full(1600, level, np.float32) for level in (0.1, 0.2, 0.3))
+    text = Part(kind="text", text="Speak like this.")
+    recordings = [Part(kind="audio", data=pcm(sound)) for sound in (first, second)]
+
+    assert np.array_equal(_recording((text, *recordings), default), first)
+    assert np.array_equal(_recording((text,), default), default)
 
 
 def test_the_first_half_second_is_not_heard(
