@@ -44,6 +44,7 @@ _LEADS = {
     _PHONE_OMNI: f"{_PHONE_OMNI}/",
     "/half_duplex_omni": "/omni",  # of the demo's fork Comni: a call with pictures by turns
     "/redoc": "/docs",
+    "/favicon.ico": "/static/icon.svg",  # browsers ask for it beside whatever is no page of ours
 }
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 from aiohttp import web
 
-from omni.errors import ProtocolError
+from omni.errors import NotFound, ProtocolError
 from omni.recording.layout import META, RECORDING
 from omni.recording.store import MAX_COMMENT_CHARS, Entry
 from omni.routes.bodies import read_fields
@@ -141,9 +141,15 @@ async def get_comment(request: web.Request) -> web.Response:
     errors=(404,),
 )
 async def get_viewer(request: web.Request) -> web.StreamResponse:
-    """Return the page that shows one session."""
-    await asyncio.to_thread(request.app[SESSIONS].folder_of, request.match_info["session_id"])
-    return web.FileResponse(WEBROOT / "pages" / "viewer.html")
+    """Return the page that shows one session; a browser gets it for none, too: it says so."""
+    status = 200
+    try:
+        await asyncio.to_thread(request.app[SESSIONS].folder_of, request.match_info["session_id"])
+    except NotFound:
+        if "text/html" not in request.headers.get("Accept", ""):
+            raise
+        status = 404
+    return web.FileResponse(WEBROOT / "pages" / "viewer.html", status=status)
 
 
 async def _document(request: web.Request, name: str) -> web.Response:

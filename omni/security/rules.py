@@ -7,7 +7,7 @@ from omni.settings import SecuritySettings
 Need = Literal["nothing", "key", "admin"]
 
 #: What everybody may see: that the server lives, how to sign in, and files that hold no secrets.
-_OPEN = {"/health", "/signin", "/api/signin", "/api/signout", "/static"}
+_OPEN = {"/health", "/signin", "/api/signin", "/api/signout", "/static", "/favicon.ico"}
 #: What looks into everybody's conversations, or changes the server for everybody.
 _ADMIN = {
     ("GET", "/sessions"),

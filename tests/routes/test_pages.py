@@ -51,3 +51,19 @@ async def test_nothing_outside_of_the_webroot_is_served(omni: RunningOmni, path:
     url = URL(omni.address + path, encoded=True)
     async with aiohttp.ClientSession() as http, http.get(url) as reply:
         assert reply.status in (403, 404)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"), [("text/html", "text/html"), ("*/*", "application/json")]
+)
+async def test_a_session_that_is_not_there_is_told_as_a_page_to_browsers_alone(
+    omni: RunningOmni, accept: str, kind: str
+) -> None:
+    async with aiohttp.ClientSession(omni.address, headers={"Accept": accept}) as http:
+        async with http.get("/s/nope") as reply:
+            assert (reply.status, reply.content_type) == (404, kind)
+
+
+async def test_the_icon_is_there_for_answers_that_are_no_page(omni: RunningOmni) -> None:
+    async with aiohttp.ClientSession(omni.address) as http, http.get("/favicon.ico") as reply:
+        assert (reply.status, reply.content_type) == (200, "image/svg+xml")
