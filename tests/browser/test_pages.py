@@ -339,6 +339,25 @@ async def test_a_page_fits_a_phone_and_speaks_both_languages(browser: Browser, p
     assert (lang, faults, errors) == ("zh-CN", {}, [])
 
 
+async def test_a_call_whose_code_cannot_be_fetched_is_named_and_can_be_retried(
+    browser: Browser,
+) -> None:
+    """Start did nothing at all where the server had gone since the page was opened."""
+    async with serve(Script()) as url:
+        page = await browser.new_page()
+        await page.goto(f"{url}/audio_duplex?lang=en")
+        await page.route("**/lib/call.js", lambda route: route.abort())
+        await page.click("#start")
+        await page.click("dialog .button.primary")
+        await page.wait_for_selector(".error-card")
+        shown = await page.locator(".error-card h2").inner_text()
+        await page.unroute("**/lib/call.js")
+        await page.click(".error-card .button.primary")
+        await page.wait_for_selector("body[data-state=live]")
+
+    assert shown == "No connection to the server"
+
+
 @pytest.mark.parametrize(
     ("browser_lang", "server_lang", "page_lang"),
     [("fr-FR", "en", "en"), ("fr-FR", "", "zh-CN"), ("en-GB", "zh", "en")],

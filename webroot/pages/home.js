@@ -95,8 +95,11 @@ async function main() {
   root.append(hero(), engine);
   const [pages, tools, defaults, found] = await Promise.all([enabledPages(), enabledTools(), getDefaults(), visitor()]);
   engine.append(engineCard(defaults));
+  for (const link of root.querySelectorAll(".hero-buttons > a")) {
+    if (!pages.some(({ route }) => route === link.getAttribute("href"))) link.remove();
+  }
   const omni = pages.find(({ appId }) => appId === "omni");
-  if (omni) root.querySelector(".hero-buttons > a")?.after(h("a", { class: "button large", icon: omni.icon, t: omni.name, attrs: { href: omni.route } }));
+  if (omni) root.querySelector(".hero-buttons")?.insertBefore(h("a", { class: "button large", icon: omni.icon, t: omni.name, attrs: { href: omni.route } }), root.querySelector(".hero-buttons > a[href='/turnbased']"));
   root.append(
     h("section", { class: "section" }, h("h2", { t: "home.modes" }), modeCards(pages)),
     h("section", { class: "section" }, h("h2", { t: "home.compare" }), comparison(pages)),

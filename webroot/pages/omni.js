@@ -101,7 +101,7 @@ async function onDefaults({ engine, model_name, vision, modes, recording }) {
 function blindCard(name) {
   return h("section", { class: "stage-card blind-card", attrs: { role: "status" } },
     h("div", { class: "card-icon", icon: "video_off" }),
-    h("h2", { t: "omni.blind.title" }),
+    h("h1", { t: "omni.blind.title" }),
     h("p", { t: ["omni.blind.text", { name }] }),
     h("div", { class: "card-buttons" },
       h("a", { class: "button primary", icon: "wave", t: "omni.blind.audio", attrs: { href: "/audio_duplex" } }),

@@ -129,7 +129,7 @@ function statusWords(status) {
 
 function languageSwitch() {
   const button = h("button", { class: "icon-button lang-switch", label: "nav.language" });
-  const show = () => (button.textContent = currentLang() === "zh" ? "EN" : "中");
+  const show = () => Object.assign(button, currentLang() === "zh" ? { textContent: "EN", lang: "en" } : { textContent: "中", lang: "zh-CN" });
   button.addEventListener("click", () => settings.set({ lang: currentLang() === "zh" ? "en" : "zh" }));
   new MutationObserver(show).observe(document.documentElement, { attributeFilter: ["lang"] });
   show();
