@@ -219,7 +219,8 @@ class PrepareHalfDuplex:
 class PrepareDuplex:
     """Opens a slot for full duplex. Answered by `Prepared`; every field is per session.
 
-    voice: reference audio for the model's persona; tts_voice: for its sound (empty: as voice).
+    voice: reference audio for the model's persona (empty: the engine's default); tts_voice: for its
+    sound (empty: as the persona's).
     chunk_ms: the length of chunks that the client means to send; `Prepared` says what was accepted.
     max_turn_tokens: a turn ends after so many tokens of text; None: where the model ends it.
     """

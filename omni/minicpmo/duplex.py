@@ -78,7 +78,7 @@ def _prepare(session: Session, options: PrepareDuplex) -> Program["Call"]:
     prompts = session.around.prompts
     prefix: list[Part] = [Ids(prompts.duplex_prefix(options.system_prompt))]
     num_voice_tokens = 0
-    if persona is not None:
+    if len(persona):
         (embeds,) = yield from done(EncodeAudio(recordings=[persona]))
         prefix.append(Embeds(embeds))
         num_voice_tokens = len(embeds)
@@ -86,7 +86,7 @@ def _prepare(session: Session, options: PrepareDuplex) -> Program["Call"]:
     yield from done(Feed(parts=[*prefix, Ids(suffix)]))
     window = Window.of(session, session.kv_length - len(suffix), suffix)
     speech = None
-    if sounding is not None:
+    if options.generate_audio:
         voice = yield from session.analyse(sounding)
         yield from done(Vocode(chunks=(), voice=voice))  # shows that there is room for it
         speech = UnitSpeech(session=session, voice=voice, sampling=codes)
@@ -100,17 +100,16 @@ def _prepare(session: Session, options: PrepareDuplex) -> Program["Call"]:
     )
 
 
-def _recordings(
-    session: Session, options: PrepareDuplex
-) -> tuple[Waveform | None, Waveform | None]:
-    """Return the recordings of the persona and of the sound; the default where none is given."""
-    persona = waveform_from_float32(options.voice) if len(options.voice) else None
-    sounding = waveform_from_float32(options.tts_voice) if len(options.tts_voice) else persona
-    if not options.generate_audio:
-        return persona, None
-    if sounding is None:
-        return session.around.default_voice, session.around.default_voice
-    return persona, sounding
+def _recordings(session: Session, options: PrepareDuplex) -> tuple[Waveform, Waveform]:
+    """Return the recordings of the persona and of the sound, as the published server chooses them.
+
+    The persona's is the default one where the client sent none, also beside a recording for the
+    sound or in a call without sound. It is empty where there is no default one.
+    """
+    persona = session.around.default_voice
+    if len(options.voice):
+        persona = waveform_from_float32(options.voice)
+    return persona, waveform_from_float32(options.tts_voice) if len(options.tts_voice) else persona
 
 
 def _samplings(options: PrepareDuplex) -> tuple[TextSampling, CodeSampling]:
@@ -166,6 +165,7 @@ class Call:
                 is_heard = self.session.has_unit()
         except OmniError as exc:
             self.session.emit(Failed(code=exc.code, message=str(exc)))
+            yield from self._skip_rest()
         if not results:  # too short to complete a unit, or failed
             results.append(UnitResult(is_listen=True, current_time=self.num_units))
         result = _merged(results)
@@ -191,6 +191,11 @@ class Call:
             self.session.push_sound(samples)
             return self.session.has_unit()
         return bool(self.images)
+
+    def _skip_rest(self) -> Program[None]:
+        """Hear the units that are left of a chunk whose answer failed: they must not pile up."""
+        while self.session.has_unit():
+            yield from done(HearUnit())
 
     def _perceive(self) -> Program[Perceived]:
         images, self.images = self.images, []
@@ -297,7 +302,7 @@ class Call:
                 said.terminator = token
                 return
             if said.tokens and self._is_too_long([*said.spoken, token]):
-                break  # the token is as if it had never been drawn (Q42)
+                break  # it opens no turn (Q42); the penalty has seen it, as published (Q38)
             try:
                 fed = yield from done(Feed(parts=[Ids([token])], wants_logits=True))
             except CapacityError:
@@ -344,19 +349,22 @@ class Call:
     # --- between units
 
     def _finalize(self) -> Program[None]:
-        if self.pending:
+        """Feed the end of the unit; where there is no page for it, it is fed with the next one."""
+        if not self.pending:
+            return
+        try:
             yield from done(Feed(parts=[Ids(self.pending)]))
-            self.pending = []
+        except CapacityError:
+            log.info("no page for the end of a unit: it is fed later")
+            return
+        self.pending = []
 
     def _slide(self) -> Program[None]:
         """Drop the oldest units when the window is full; the newest must be in the cache whole."""
         count = self.window.num_due(self.session.kv_length + len(self.pending))
         if not count:
             return
-        try:
-            yield from self._finalize()
-        except CapacityError:
-            log.info("no page for the end of a unit before its window slides: it is fed later")
+        yield from self._finalize()
         yield from self.window.drop(self.session, count)
 
 

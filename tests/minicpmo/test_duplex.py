@@ -17,7 +17,7 @@ from omni.minicpmo.model.flow_cache import CacheTrim
 from omni.minicpmo.setup import EngineOptions
 from omni.minicpmo.work import Draw, Drawn
 from tests.minicpmo.conftest import Golden
-from tests.minicpmo.driver import Driver, golden_driver, heard, pcm
+from tests.minicpmo.driver import Driver, golden_driver, heard, load_voiceless, pcm
 from tests.minicpmo.pictures import golden_picture
 
 LOGITS = 1e-3  # float32 over whole calls; see the golden data's section 3
@@ -35,18 +35,23 @@ GREEDY = PrepareDuplex(
 
 @define
 class Choices:
-    """Notes the logits of each unit's first draw, and puts given tokens in place of drawn ones."""
+    """Notes the logits of each unit's first draw and what the penalty saw at each, and puts given
+    tokens in place of drawn ones.
+    """
 
     firsts: list[Tensor] = field(factory=list)
+    histories: list[list[int]] = field(factory=list)
     drawn: list[int] = field(factory=list)
     script: list[int] = field(factory=list)
 
     def __call__(self, slot: int, draw: Draw, drawn: Drawn) -> Drawn:
         if not self.drawn:
             self.firsts.append(draw.logits[0].clone())
-        token = self.script.pop(0) if self.script else drawn.token
-        self.drawn.append(token)
-        return evolve(drawn, token=token)
+        self.histories.append(list(draw.history))
+        if self.script:
+            drawn = Drawn(token=self.script.pop(0), is_recorded=True)
+        self.drawn.append(drawn.token)
+        return drawn
 
     def next_unit(self, script: list[int] = []) -> None:
         """Begin another unit."""
@@ -64,7 +69,8 @@ def driver(
     checkpoint_dir: Path, expected: Callable[[str], Golden], choices: Choices
 ) -> Iterator[Driver]:
     options = EngineOptions(trim=CacheTrim.V105, choose=choices)
-    made = golden_driver(checkpoint_dir, expected("i_flow").tensors["noise"], options)
+    noise = expected("i_flow").tensors["noise"]
+    made = golden_driver(checkpoint_dir, noise, options, load_voiceless)
     yield made
     made.engine.close()
 
@@ -285,3 +291,51 @@ def test_a_turn_ends_where_the_session_asked(
     for unit in units:
         assert unit.end_of_turn
         assert unit.token_ids[1:7] == (500, 501, 502, 503, 504, control.turn_eos)
+
+
+def test_a_rejected_token_weighs_on_the_next_draws_and_old_ones_are_forgotten(
+    driver: Driver, choices: Choices, stream: NDArray[np.float32]
+) -> None:
+    """Q38 is kept: what the rule of 28 characters rejects stays in the history of the penalty. Q33
+    is mended: the history holds no more than the penalty looks at.
+    """
+    control = driver.engine.loaded.around.tokenizer.control
+    prepare = evolve(GREEDY, generate_audio=False, text_repetition_window_size=6)
+    driver.ask(SLOT, prepare, Prepared)
+
+    for number in range(2):
+        choices.next_unit([control.speak, *range(1000, 1019)])
+        chunk = AudioChunk(pcm=pcm(stream[16000 * number : 16000 * (number + 1)]))
+        unit = driver.ask(SLOT, chunk, UnitResult)
+        drawn = choices.drawn
+
+        assert unit.token_ids == (*drawn[:-1], control.chunk_eos)  # the last one was rejected
+        choices.next_unit([control.chunk_eos])
+        driver.ask(SLOT, AudioChunk(pcm=pcm(stream[:16000])), UnitResult)
+        assert choices.histories[-1] == drawn[-6:]
+
+
+def test_only_the_last_token_of_a_prompt_is_scored_and_only_where_a_draw_follows(
+    driver: Driver,
+    choices: Choices,
+    stream: NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Q34: the reference computes the scores of all tokens, and twice those of the last one."""
+    llm, scored = driver.runner.model.llm, []
+    logits = llm.logits
+
+    def counted(hidden: Tensor, *others: bool) -> Tensor:
+        scored.append(len(hidden))
+        return logits(hidden, *others)
+
+    monkeypatch.setattr(llm, "logits", counted)
+    control = driver.engine.loaded.around.tokenizer.control
+    driver.ask(SLOT, evolve(GREEDY, generate_audio=False, force_listen_count=1), Prepared)
+    driver.ask(SLOT, AudioChunk(pcm=pcm(stream[:16000])), UnitResult)
+    assert scored == []
+    choices.next_unit([control.listen])
+
+    driver.ask(SLOT, AudioChunk(pcm=pcm(stream[16000:32000])), UnitResult)
+
+    assert scored == [1]

@@ -23,6 +23,7 @@ from omni.engine import (
     StopAnswer,
     UnitResult,
 )
+from omni.errors import CapacityError
 from omni.minicpmo.scheduler import Phase
 from omni.minicpmo.session import MAX_WAITING_CHUNKS
 from omni.minicpmo.setup import EngineOptions
@@ -363,6 +364,38 @@ def test_memory_that_is_short_for_one_session_refuses_it_and_others_go_on(
     assert "fabric.slots" in failed.message and "CUDA" not in failed.message
     assert driver.is_clean(1)
     assert driver.wait(first, UnitResult).current_time == 1
+
+
+@pytest.mark.parametrize("is_deferred", [True, False])
+def test_a_call_outlives_a_moment_without_pages(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch, is_deferred: bool
+) -> None:
+    """First for a chunk of three seconds, of which nothing is left to pile up, then for the end of
+    a unit, which is fed with the next one.
+    """
+    seat = slots(1)[0]
+    prepare = evolve(PREPARE, generate_audio=False, force_listen_count=9)
+    driver.ask(seat, evolve(prepare, deferred_finalize=is_deferred), Prepared)
+    long = AudioChunk(pcm=pcm(np.concatenate([sound(2, second) for second in range(3)])))
+    thinking = driver.runner.thinking
+    prefill = thinking.prefill
+
+    def short(shares: Sequence[FeedShare]) -> list[Fed]:
+        if any(len(share.work) in shortages for share in shares):
+            raise CapacityError("no page is free")
+        return prefill(shares)
+
+    monkeypatch.setattr(thinking, "prefill", short)
+    shortages = range(3, 1000)
+    failed = driver.refusal(seat, long)
+    unheard = driver.wait(seat, UnitResult)
+    shortages = range(2, 3)
+    units = [driver.ask(seat, chunk(2, second), UnitResult) for second in range(2)]
+
+    assert (failed.code, failed.fatal) == ("no_capacity", False)
+    assert unheard.is_listen and unheard.current_time == 0
+    assert [unit.current_time for unit in units] == [1, 2]
+    assert units[1].kv_cache_length - units[0].kv_cache_length == 13
 
 
 def test_closing_the_engine_ends_running_sessions(start: Callable[..., Driver]) -> None:

@@ -258,15 +258,21 @@ def test_the_other_options_change_what_they_are_for(
     assert [u.token_ids for u in told["seed"].units] != [u.token_ids for u in units]
 
 
-def test_the_voice_of_the_sound_changes_the_sound_alone(run: Callable[..., Told]) -> None:
-    persona = evolve(DEFAULT, voice=CHANGED["voice"])
+def test_the_voice_of_the_sound_changes_the_sound_alone(
+    changed: dict[str, tuple[Told, Told, Told]], fresh: dict[int, Told]
+) -> None:
+    """The persona keeps the default voice, as at the published server: nobody sent one for it."""
+    by_another, default = changed["tts_voice"][0], fresh[0]
 
-    as_persona = run(persona)
-    as_another = run(evolve(persona, tts_voice=CHANGED["tts_voice"]))
+    assert by_another.prepared == default.prepared and default.prepared.audio_tokens > 0
+    assert [unit.token_ids for unit in by_another.units] == [u.token_ids for u in default.units]
+    assert [unit.pcm for unit in by_another.units] != [unit.pcm for unit in default.units]
 
-    spoken, by_another = as_persona.units, as_another.units
-    assert [unit.token_ids for unit in by_another] == [unit.token_ids for unit in spoken]
-    assert [unit.pcm for unit in by_another] != [unit.pcm for unit in spoken]
+
+def test_a_call_without_sound_has_the_persona_of_one_with_it(
+    changed: dict[str, tuple[Told, Told, Told]], fresh: dict[int, Told]
+) -> None:
+    assert changed["generate_audio"][0].prepared == fresh[0].prepared
 
 
 def others() -> list[tuple[SessionInput, type[SessionEvent]]]:
