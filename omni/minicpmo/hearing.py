@@ -76,19 +76,20 @@ class Hearing:
     def step(self, slots: Sequence[int]) -> Tensor:
         """Hear one unit of each of *slots* (each must have one); returns (B, 10, LLM hidden).
 
-        Other slots keep their state. Every 29 units a slot's history is dropped and its positions
-        restart, as the weights were trained.
+        Other slots keep their state, and when the step fails these have their units again. Every
+        29 units a slot's history is dropped and its positions restart, as the weights were trained.
         """
         for slot in slots:
             if must_restart(self.cache.length(slot), self._encoder.config.max_positions):
                 self.cache.reset(slot)
-        spans = self.cache.spans([PrefillRow(slot, STREAM_FRAMES) for slot in slots])
-        self.cache.reserve(spans)
 
         def fill(host: Mapping[str, Array]) -> None:
             self._mel.take(slots, host["rows"], host["sound"])
 
-        (embeds,) = self._graphs.run(self._graphs.fitting_or_exact(spans), spans, fill)
+        with self.cache.kept(slots), self._mel.kept(slots):
+            spans = self.cache.spans([PrefillRow(slot, STREAM_FRAMES) for slot in slots])
+            self.cache.reserve(spans)
+            (embeds,) = self._graphs.run(self._graphs.fitting_or_exact(spans), spans, fill)
         return embeds
 
     def _step_call(self, step: Step) -> tuple[Tensor, ...]:

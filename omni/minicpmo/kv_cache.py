@@ -3,7 +3,8 @@
 Which pages a slot holds is bookkeeping without tensors: `kv_pages`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -103,6 +104,17 @@ class PagedKVCache:
     def truncate(self, slot: int, length: int) -> None:
         """Roll *slot* back to its first *length* tokens."""
         self.table.truncate(slot, length)
+
+    @contextmanager
+    def kept(self, slots: Sequence[int]) -> Iterator[None]:
+        """Put the lengths of *slots* back when what is done inside fails."""
+        before = [self.length(slot) for slot in slots]
+        try:
+            yield
+        except Exception:
+            for slot, length in zip(slots, before, strict=True):
+                self.truncate(slot, min(length, self.length(slot)))
+            raise
 
     def prefill_plan(self, rows: Sequence[PrefillRow]) -> AttentionPlan:
         """Reserve pages for *rows* and return the plan of the forward pass, tokens in row order.

@@ -6,11 +6,12 @@ dynamic: 8 below the loudest value of the whole buffer. The streaming side keeps
 of sound, the loudest value of each second, which is all that the dynamic floor needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from attrs import define, field
+from attrs import define, evolve, field
 from torch import Tensor
 
 from omni.minicpmo.staging import Array
@@ -153,6 +154,17 @@ class StreamingMel:
         """Say whether `take` can be called for *slot*."""
         state = self._states[slot]
         return len(state.waiting) >= _needed(state)
+
+    @contextmanager
+    def kept(self, slots: Sequence[int]) -> Iterator[None]:
+        """Give *slots* back what was taken inside when that fails; the rings are written anew."""
+        before = [evolve(self._states[slot]) for slot in slots]
+        try:
+            yield
+        except Exception:
+            for slot, state in zip(slots, before, strict=True):
+                self._states[slot] = state
+            raise
 
     def take(self, slots: Sequence[int], rows: Array, sound: Array) -> None:
         """Take one unit from each of *slots* (each must have one); write what `frames` needs.

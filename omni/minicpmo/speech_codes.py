@@ -13,7 +13,7 @@ import torch
 from attrs import define, evolve, field, frozen
 from torch import Tensor
 
-from omni.errors import CapacityError, ContextExhausted
+from omni.errors import CapacityError
 from omni.minicpmo.code_sampling import CodeSampler, CodeSampling
 from omni.minicpmo.graphs import GraphPool, Step, StepGraphs, table_pages
 from omni.minicpmo.kv_cache import PagedKVCache, PrefillRow, StepShape
@@ -166,8 +166,17 @@ class SpeechCodes:
     def start(self, calls: Sequence[SpeechCall]) -> None:
         """Feed the conditions of *calls* (each slot once, its turn open); draw a first code each.
 
-        Raises: CapacityError or ContextExhausted, before anything is changed.
+        Raises: CapacityError or ContextExhausted; all is then as it was.
         """
+        before = {call.slot: evolve(self._states[call.slot]) for call in calls}
+        try:
+            with self.cache.kept([*before]):
+                self._start(calls)
+        except Exception:
+            self._states |= before
+            raise
+
+    def _start(self, calls: Sequence[SpeechCall]) -> None:
         conditions = self._conditions(calls)
         openings = [self._opening(c, part) for c, part in zip(calls, conditions, strict=True)]
         rows = [
@@ -238,14 +247,15 @@ class SpeechCodes:
         """Feed the last code of every speaking slot, or of *slots* among them; draw its next.
 
         A recorded step draws up to RECORDED_CODES each.
-        Raises: CapacityError or ContextExhausted, before anything is changed.
+        Raises: CapacityError or ContextExhausted; all is then as it was.
         """
         slots = self.speaking if slots is None else slots
         if not slots:
             return
-        spans, shape = self._reserved(slots)
         states = [self._states[slot] for slot in slots]
-        (drawn,) = self._graphs.run(shape, spans, lambda host: self._fill(host, states, spans))
+        with self.cache.kept(slots):
+            spans, shape = self._reserved(slots)
+            (drawn,) = self._graphs.run(shape, spans, lambda host: self._fill(host, states, spans))
         # The host must know each code: it decides who goes on. The one wait of a step.
         for (slot, start, _), codes in zip(spans, drawn.tolist(), strict=True):
             taken = [code for code in codes if code != _NO_CODE]
@@ -273,7 +283,7 @@ class SpeechCodes:
             try:
                 self.cache.reserve(spans)
                 return spans, shape
-            except (CapacityError, ContextExhausted):
+            except CapacityError:
                 pass  # there may be room for one
         spans = self.cache.spans([PrefillRow(slot, 1) for slot in slots])
         self.cache.reserve(spans)

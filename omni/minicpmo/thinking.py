@@ -1,7 +1,6 @@
 """Thinking: the language model with its cache; prompts and tokens in, next tokens out, batched."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 import torch
 from attrs import frozen
@@ -104,7 +103,7 @@ class Thinking:
         """
         spans = self.kv.spans([_prefill_row(share) for share in shares])
         shape = self._prefills.fitting(spans)
-        with self._kept([share.slot for share in shares]):
+        with self.kv.kept([share.slot for share in shares]):
             if shape is None:
                 hidden, logits = self._ragged_prefill(shares)
             else:
@@ -168,7 +167,7 @@ class Thinking:
             host["ids"][: len(tokens)] = tokens
             host["ids"][len(tokens) :] = 0
 
-        with self._kept(slots):
+        with self.kv.kept(slots):
             spans = self.kv.spans([PrefillRow(slot, 1) for slot in slots])
             self.kv.reserve(spans)
             shape = self._decodes.fitting_or_exact(spans)
@@ -250,17 +249,6 @@ class Thinking:
             index = to_device(torch.tensor(places, dtype=torch.int64), self._device)
             embeds.index_copy_(0, index, torch.cat(given).to(embeds.dtype))
         return embeds
-
-    @contextmanager
-    def _kept(self, slots: Sequence[int]) -> Iterator[None]:
-        """Put the lengths back when a forward pass fails."""
-        before = [self.kv.length(slot) for slot in slots]
-        try:
-            yield
-        except Exception:
-            for slot, length in zip(slots, before, strict=True):
-                self.kv.truncate(slot, length)
-            raise
 
 
 def _prefill_row(share: FeedShare) -> PrefillRow:

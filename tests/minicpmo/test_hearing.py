@@ -140,3 +140,28 @@ def test_a_reset_slot_hears_as_if_new(model, sound):
 )
 def test_the_number_of_embeddings_follows_from_the_samples(samples, tokens):
     assert num_embeddings(-(-samples // 160)) == tokens
+
+
+def test_a_step_that_fails_gives_its_rows_their_seconds_back(model, sound, monkeypatch):
+    """The engine tries the rows of a failed batch one by one, so that only some fail. They had lost
+    their seconds to the batch: all of them ended.
+    """
+    failing, other = Hearing(model.audio, num_slots=2), Hearing(model.audio, num_slots=2)
+    for unit in range(3):
+        for hearing in (failing, other):
+            for slot in range(2):
+                hearing.push(slot, sound[16000 * (unit + slot) :][:16000])
+        if unit:
+            with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+                patch.setattr(model.audio, "stream", _out_of_memory)
+                failing.step([0, 1])
+
+        again = torch.cat([failing.step([slot]) for slot in range(2)])
+
+        close(again, other.step([0, 1]), 1e-5)
+        assert [failing.cache.length(slot) for slot in range(2)] == 2 * [50 * (unit + 1)]
+    failing.cache.table.check_integrity()
+
+
+def _out_of_memory(*_: object) -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory")

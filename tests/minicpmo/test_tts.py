@@ -229,3 +229,28 @@ def test_a_closed_turn_gives_its_pages_back(model, call):
 
     assert codes.cache.table.num_free_pages == free
     assert codes.speaking == []
+
+
+def test_a_batch_that_fails_leaves_its_rows_as_they_were(model, call, monkeypatch):
+    """The engine tries the rows of a failed batch one by one: they go on as if it had not been."""
+    failing, other = speech(model.tts), speech(model.tts)
+    for codes in (failing, other):
+        open_greedy(codes, 0, SpeechMode.DUPLEX)
+        run(codes, call(0, [15, 20]))
+
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(model.tts, "logits", _out_of_memory)
+        failing.start([call(0, [20, 22])])
+    failing.start([call(0, [20, 22])])
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(model.tts, "decode", _out_of_memory)
+        failing.step()
+    while failing.speaking:
+        failing.step()
+
+    assert [failing.state(0).codes] == run(other, call(0, [20, 22]))
+    assert failing.position(0) == other.position(0)
+
+
+def _out_of_memory(*_: object) -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory")
