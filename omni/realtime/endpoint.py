@@ -100,7 +100,17 @@ class Endpoint:
         return self.socket
 
     async def perform(self, actions: Sequence[Action]) -> None:
-        """Do what the session asks for, or what something outside of it asks of the session."""
+        """Do what something outside of the socket asks of the session.
+
+        A client that is gone, or takes nothing, ends the session and not who asked.
+        """
+        try:
+            await self._perform(actions)
+        except ConnectionError:
+            self._is_gone = True
+            self._over.set()
+
+    async def _perform(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
                 case Tell(notice):
@@ -117,11 +127,7 @@ class Endpoint:
 
     async def fail(self, error: OmniError, text: str = "") -> None:
         """Tell why the session ends, and end it. text: the short form for clients."""
-        try:
-            await self.perform(self.session.fail(error, text))
-        except ConnectionError:
-            self._is_gone = True
-            self._over.set()
+        await self.perform(self.session.fail(error, text))
 
     async def shut_down(self) -> None:
         """End because this process stops."""
@@ -158,7 +164,7 @@ class Endpoint:
     # --- from the client ---
 
     async def _receive_loop(self) -> None:
-        await self.perform(self.session.opened(_now()))
+        await self._perform(self.session.opened(_now()))
         self._note_wish()
         async for message in self.socket:
             if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
@@ -180,7 +186,7 @@ class Endpoint:
         except (TooLarge, Unusable) as exc:
             await self.fail(exc)
         except ProtocolError as exc:
-            await self.perform(self.session.refuse(exc))
+            await self._perform(self.session.refuse(exc))
 
     async def _parse(self, data: bytes, binary: bool) -> Command:
         if len(data) > _INLINE_BYTES or is_slow(data, binary):
@@ -193,7 +199,7 @@ class Endpoint:
             self.diagnostics.note(self.session.client_id, command.record, time.time())
         elif isinstance(command, Open) and command.timeout_s is not None:
             self.recorder.opened(command.timeout_s)
-        await self.perform(self.session.take(command, _now()))
+        await self._perform(self.session.take(command, _now()))
         self._note_wish()
 
     def _note_wish(self) -> None:
@@ -213,14 +219,14 @@ class Endpoint:
     async def _serve_slot(self, linked: LinkedSession) -> None:
         """Wait for a slot and pass on what its engine says, until it is given back."""
         try:
-            await self._wait_for_lease()
+            await self._wait_for_lease(linked)
             while self.linked is linked and not self._over.is_set():
                 event = await linked.receive()
                 if self.session.state == "ended":  # `stopped` is the last word
                     return
                 self.recorder.said(event)
                 self.session.stamps = linked.last_stamps
-                await self.perform(self.session.hear(event, _now()))
+                await self._perform(self.session.hear(event, _now()))
                 await self._mind_recording()
         except OmniError:
             if self.linked is linked:
@@ -235,17 +241,19 @@ class Endpoint:
         self._is_wanted.clear()
         self._note_wish()
 
-    async def _wait_for_lease(self) -> None:
+    async def _wait_for_lease(self, linked: LinkedSession) -> None:
         first = True
-        async for place in self.linked.wait_for_lease():
-            await self.perform([Tell(Waiting(place=place, first=first))])
+        async for place in linked.wait_for_lease():
+            await self._perform([Tell(Waiting(place=place, first=first))])
             first = False
-        lease, session = self.linked.lease, self.session
+        if self.linked is not linked:  # it was given back while a slow client was told its place
+            return
+        lease, session = linked.lease, self.session
         self.recorder = self.recordings.start(
             session.client_id, session.request_type, lease.worker
         )
         session.recording_id = self.recorder.recording_id
-        await self.perform(session.leased(lease, _now()))
+        await self._perform(session.leased(lease, _now()))
         while not self._over.is_set() and (command := self.early.pop()) is not None:
             await self._take(command)
         self._is_leased = True
@@ -276,7 +284,7 @@ class Endpoint:
             except TimeoutError:
                 deadline = self.session.deadline
                 if deadline is not None and deadline <= _now():
-                    await self.perform(self.session.expire(_now()))
+                    await self._perform(self.session.expire(_now()))
 
     # --- ends ---
 
@@ -288,7 +296,7 @@ class Endpoint:
         except WorkerLost:
             log.debug("session %s: not sent, its worker is lost", self.linked.key)
         except OmniError as exc:
-            await self.perform(self.session.unsent(send.input, exc, _now()))
+            await self._perform(self.session.unsent(send.input, exc, _now()))
 
     def _end(self, end: End) -> None:
         self._ending = end
