@@ -151,11 +151,10 @@ class BrokerLink:
 
     # --- for its sessions --------------------------------------------------------------------
 
-    def enqueue(self, session: LinkedSession) -> None:
+    def enqueue(self, session: LinkedSession, waited_s: float = 0.0) -> None:
         """Ask for a slot, now or when the broker is there."""
-        if not self.connected or session.enqueued_at_s is None:
+        if not self.connected:
             return
-        waited_s = time.monotonic() - session.enqueued_at_s
         enqueue = Enqueue(
             request_type=session.request_type, client_id=session.client_id, waited_s=waited_s
         )
@@ -375,9 +374,18 @@ class BrokerLink:
         self.connected = True
         self._welcome.set()
         self._flush_to_broker()
-        for session in list(self._sessions.values()):
-            if session.is_waiting:
-                self.enqueue(session)
+        self._enqueue_again()
+
+    def _enqueue_again(self) -> None:
+        """Ask for what waits, oldest first and as of one moment: the broker goes by their age."""
+        now_s = time.monotonic()
+        waiting = [
+            (now_s - session.enqueued_at_s, session)
+            for session in self._sessions.values()
+            if session.is_waiting and session.enqueued_at_s is not None
+        ]
+        for waited_s, session in sorted(waiting, key=lambda item: -item[0]):
+            self.enqueue(session, waited_s)
 
     def _take_refused(self, refused: Refused) -> None:
         if refused.code == "version":
