@@ -77,6 +77,7 @@ class RunningOmni:
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to one process, and return its pid."""
         pid = self.pid(name)
+        assert pid, f"{name} does not run"  # 0 would mean all processes of the tests
         os.kill(pid, number)
         return pid
 

@@ -235,6 +235,7 @@ class HostedWorker:
     def __init__(self, fabric: FabricSettings, engine: Engine, name: str = "worker-0") -> None:
         self.name = name
         self.exit_code: int | None = None
+        self.engine = engine
         self.worker = Worker(lambda: engine, fabric)
         self.thread = threading.Thread(target=self._run, args=(fabric,), name=name)
         self.thread.start()

@@ -30,7 +30,7 @@ NAME = "worker-7"
 @pytest.fixture(scope="module")
 def broker(start_omni: StartOmni) -> Iterator[RunningOmni]:
     """A whole omni whose own worker is drained, so that every session goes to the hosted one."""
-    running = start_omni({"fabric.heartbeat_misses": 8})
+    running = start_omni({"fabric.heartbeat_misses": 16})
     yield running
     running.stop()
 

@@ -1,11 +1,11 @@
 """An engine that is faster than a client loses nothing of its answer and disturbs nobody else."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from omni.engine import (
     AudioChunk,
@@ -16,6 +16,7 @@ from omni.engine import (
     ChatRequest,
     Failed,
     Part,
+    PrefillDone,
     Prepared,
     PrepareDuplex,
     ReplyChunk,
@@ -35,6 +36,7 @@ from tests.fabric import (
     broker_thread,
     no_leaked_contexts,
 )
+from tests.fakes import until
 from tests.realtime.client import connected
 
 NUM_WORDS = 4000
@@ -45,7 +47,7 @@ TONE_BYTES = 4 * 2400
 def fabric(tmp_path: Path) -> Iterator[FabricSettings]:
     """A fabric where a loop that stands still is not taken for lost."""
     with no_leaked_contexts():
-        yield FabricSettings(run_dir=str(tmp_path), heartbeat_misses=200)
+        yield FabricSettings(run_dir=str(tmp_path), heartbeat_misses=200, rejoin_grace_s=10)
 
 
 @pytest.fixture
@@ -89,22 +91,28 @@ async def answer_of(session: LinkedSession) -> tuple[str, int, int]:
     return text, num_bytes, num_pieces
 
 
-async def test_a_reader_that_is_late_gets_every_word(link: BrokerLink) -> None:
+async def test_a_reader_that_is_late_gets_every_word(
+    link: BrokerLink, worker: HostedWorker
+) -> None:
     """Its session ended with `no_capacity` after 256 events that it had not received."""
     late, other = await asked(link, NUM_WORDS), await asked(link, 10)
     assert (await answer_of(other))[0].split() == list(map(str, range(10)))
 
+    await asyncio.to_thread(until, lambda: not worker.engine.busy)
     text, _, num_pieces = await answer_of(late)
 
     assert text.split() == list(map(str, range(NUM_WORDS)))
     assert num_pieces < NUM_WORDS / 2  # the words that waited came together
 
 
-async def test_a_web_whose_loop_stands_still_loses_no_session(link: BrokerLink) -> None:
+async def test_a_web_whose_loop_stands_still_loses_no_session(
+    link: BrokerLink, worker: HostedWorker
+) -> None:
     """The broker could not get 4,000 words into the web's socket and revoked the lease."""
     session = await asked(link, NUM_WORDS)
+    assert isinstance(await session.receive(), PrefillDone)
 
-    time.sleep(0.8)  # as a busy loop does: the words are there long before
+    until(lambda: not worker.engine.busy)  # the loop does nothing else meanwhile
     text, _, _ = await answer_of(session)
 
     assert text.split() == list(map(str, range(NUM_WORDS)))
@@ -175,7 +183,7 @@ async def test_a_duplex_session_that_takes_nothing_for_ever_is_told_why_it_ends(
 async def test_a_worker_that_minds_no_window_costs_its_own_session(
     fabric: FabricSettings,
 ) -> None:
-    with broker_thread(fabric):
+    with broker_thread(evolve(fabric, heartbeat_interval_s=10)):  # the worker does not beat
         rude = RawPeer(fabric, "worker", "worker-0")
         try:
             rude.hello(Capabilities(engine="null", model="rude", modes=("chat",), num_slots=2))
