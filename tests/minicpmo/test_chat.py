@@ -289,6 +289,32 @@ def test_a_spoken_answer_is_spoken_by_ten_tokens_to_where_its_speech_ends(
     assert calls == [(words[:10], False), (words[10:20], False), (words[20:], True)]
 
 
+def test_an_answer_without_a_mark_for_the_end_of_speech_is_spoken_to_its_end(
+    driver: Driver, executor: Executor, script: Script
+) -> None:
+    """Q5: the reference fails where the text ends and its speech was not ended before."""
+    words = tokens_of(driver, "one two three")
+    script.tokens[0] = [*words, ending(driver)[1]]
+
+    executor.run(lambda session: chat(session, said("Hello", speak=True)))
+
+    (call,) = executor.works(Speak)
+    assert (list(call.text_ids), call.is_turn_end) == (words, True)
+
+
+def test_an_answer_keeps_its_exclamation_marks_and_last_letters(
+    driver: Driver, executor: Executor, script: Script
+) -> None:
+    """Q4: the reference strips the token 0, which is `!`, and any of the letters of <|tts_eos|>."""
+    text = "Yes! It passes the test"
+    script.tokens[0] = [*tokens_of(driver, text), *ending(driver)]
+
+    executor.run(lambda session: chat(session, said("Hello")))
+
+    done = executor.events[-1]
+    assert isinstance(done, ChatDone) and done.text == text
+
+
 def test_an_answer_that_nobody_awaits_is_spoken_by_one_call(
     driver: Driver, executor: Executor, script: Script
 ) -> None:

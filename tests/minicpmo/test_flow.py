@@ -108,6 +108,16 @@ def test_every_chunk_has_the_reference_mel_cache_lengths_and_noise_offset(
         assert_near(mel[0, : frames[0]].T, reference)
 
 
+def test_the_noise_is_the_same_in_every_process(flow: Flow) -> None:
+    """Q21: the reference draws it without a seed."""
+    tables = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        tables.append(FlowSolver(flow, 5, PROMPT_CODES).noise)
+
+    assert torch.equal(*tables) and tables[0].std() > 0.9
+
+
 @pytest.mark.parametrize("num_steps", [5, 10])
 def test_a_whole_utterance_has_the_reference_mel(
     flow: Flow, golden: Golden, num_steps: int
