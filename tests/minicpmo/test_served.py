@@ -238,6 +238,26 @@ async def test_r2_completes_each_turn_once_and_counts_every_token(running: Runni
     assert events[-1]["usage"]["total_tokens"] > sum(told), "the prompt was counted, too"
 
 
+async def test_r2_ends_a_call_behind_the_unit_that_fills_its_context(running: RunningOmni) -> None:
+    payload = {"config": {"force_listen_count": 0, "max_kv_tokens": 200}}
+    events: list[Event] = []
+    async with connected(running.address, "/v1/realtime?dialect=r2&mode=video") as client:
+        await client.send("session.init", payload=payload)
+        await client.until("session.created")
+        for _ in range(6):  # a picture is 64 tokens, a second of sound 10
+            sound = {"audio": second(0.001), "video_frames": [picture()]}
+            await client.send("input.append", input=sound)
+        while not events or events[-1]["type"] != "session.closed":
+            events.append(await client.receive())
+        code = await client.closed()
+
+    deltas = [event for event in events if event["type"] == "response.output.delta"]
+    lengths = [delta["metrics"]["kv_cache_length"] for delta in deltas]
+    assert (events[-1]["reason"], code) == ("context_full", 1000)
+    assert lengths[-1] >= 200 and lengths[0] < 200
+    assert all(length < 200 for length in lengths if length != lengths[-1])
+
+
 async def test_r1_listens_and_speaks_and_sees(running: RunningOmni) -> None:
     session = {"instructions": "Be brief.", "config": {"force_listen_count": 0}}
     async with connected(running.address, "/v1/realtime?dialect=r1&mode=video") as client:
