@@ -1,11 +1,19 @@
 """Each record says whose it is, stands in its process's file once, and the file stays bounded."""
 
+import asyncio
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from omni import log
+from omni.client import Talker
+from omni.conversations import TalkDialect, ask
 from omni.process import ROOT
+from tests.conftest import RunningOmni
+from tests.fakes import TIMEOUT_S
 
 PROGRAM = """
 import logging, sys, threading
@@ -39,6 +47,23 @@ def test_a_session_can_be_named_for_one_record(tmp_path: Path) -> None:
     lines = "logging.getLogger('omni.x').info('a', extra={'session_id': 's_2'})"
 
     assert " s_2 " in run(tmp_path, lines)[0]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "line"),
+    [
+        ("demo", r" web-0 (s_\w+) omni\.realtime\.endpoint: session \1 is over"),
+        ("openai", r" web-0 (sess_\w+) omni\.routes\.openai_realtime: session \1 is over"),
+    ],
+)
+async def test_what_web_logs_of_a_session_carries_its_id(
+    omni: RunningOmni, dialect: TalkDialect, line: str
+) -> None:
+    await ask(Talker(omni.address), "chat", "hello", dialect)
+
+    async with asyncio.timeout(TIMEOUT_S):
+        while not re.search(line, omni.log("web-0")):
+            await asyncio.sleep(0.01)
 
 
 def test_a_process_started_by_hand_also_shows_its_records(tmp_path: Path) -> None:

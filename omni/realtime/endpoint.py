@@ -23,6 +23,7 @@ from omni.errors import (
     WorkerLost,
 )
 from omni.link import BrokerLink, LinkedSession
+from omni.log import session_logging
 from omni.realtime.binary_sound import is_slow
 from omni.realtime.dialect import (
     Command,
@@ -87,16 +88,17 @@ class Endpoint:
     async def run(self, request: web.BaseRequest) -> ClientSocket:
         """Serve the connection from its upgrade to its end; frees the slot whatever happens."""
         self.socket.render_error = lambda error: self.dialect.render(trouble(error, fatal=True))
-        with self.live.holding(self):
-            try:
-                await self.socket.prepare(request)
-                if await self._may_begin():
-                    await self._serve()
-            finally:
-                self.linked.close()
-                self.recorder.close()
-        if self.handed_over is None:
-            await self._close_socket()
+        with session_logging(self.linked.key):
+            with self.live.holding(self):
+                try:
+                    await self.socket.prepare(request)
+                    if await self._may_begin():
+                        await self._serve()
+                finally:
+                    self.linked.close()
+                    self.recorder.close()
+            if self.handed_over is None:
+                await self._close_socket()
         return self.socket
 
     async def perform(self, actions: Sequence[Action]) -> None:

@@ -10,6 +10,7 @@ from aiohttp import WSMsgType, web
 from attrs import define, field
 
 from omni.errors import Cancelled, OmniError, QueueFull
+from omni.log import session_logging
 from omni.openai.errors import Refusal
 from omni.realtime.dialect import Frame
 from omni.realtime.fields import Fields
@@ -102,9 +103,10 @@ async def serve(
     """
     call = _Call(request=request, socket=socket, is_beta=is_beta)
     socket.render_error = _rendered
-    with request.app[LIVE].holding_call(call):
-        await call.run(first_frame)
-    await call.close()
+    with session_logging(call.id):
+        with request.app[LIVE].holding_call(call):
+            await call.run(first_frame)
+        await call.close()
     return socket
 
 
