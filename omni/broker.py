@@ -50,7 +50,6 @@ LOG_EVERY = 1000
 _TAGS: dict[Side, bytes] = {"web": b"e", "worker": b"k"}
 _SIDES = {tag: side for side, tag in _TAGS.items()}
 _ROUTED: dict[Side, dict[str, type]] = {"web": TO_WORKER, "worker": TO_WEB}
-_ZAP_ADDRESS = "inproc://zeromq.zap.01"  # Source: rfc.zeromq.org/spec/27
 
 Parts = Sequence[bytes | memoryview | zmq.Frame]
 
