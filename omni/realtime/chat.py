@@ -47,6 +47,7 @@ VOICE_LANGUAGES: tuple[Literal["en"], Literal["zh"]] = ("en", "zh")
 class ChatDialect:
     """Speaks `/ws/chat`: one request, one answer."""
 
+    _is_asked: bool = field(default=False, init=False)
     _mouth: SoundWriter = field(factory=SoundWriter, init=False)
 
     def parse(self, data: bytes, binary: bool) -> Command:
@@ -57,8 +58,10 @@ class ChatDialect:
         if fields.values.get("type") in ("stop", "cancel"):
             return Stop()
         form, request = sound_form(fields), parse_request(fields, SOCKET_MAX_NEW_TOKENS)
-        self._mouth.form = form
-        return Open(input=request, stream=fields.flag("streaming", True))
+        opening = Open(input=request, stream=fields.flag("streaming", True))
+        if not self._is_asked:  # a second one is refused, and changes nothing
+            self._is_asked, self._mouth.form = True, form
+        return opening
 
     def render(self, notice: Notice) -> Sequence[Frame]:
         """Return the frames of *notice*."""

@@ -55,6 +55,7 @@ class DuplexDialect:
 
     mode: DuplexMode
     traced: bool = False
+    _is_opened: bool = field(default=False, init=False)
     _mouth: SoundWriter = field(factory=SoundWriter, init=False)
     _ears: SoundReader = field(factory=SoundReader, init=False)
 
@@ -68,9 +69,9 @@ class DuplexDialect:
             return Sound(chunk=parse_chunk(fields))
         if kind == "prepare":
             opening = Open(input=parse_prepare(fields, self.mode))
-            form = sound_form(fields)
-            self.traced = fields.flag("trace", False)
-            self._mouth.form = form
+            form, traced = sound_form(fields), fields.flag("trace", False)
+            if not self._is_opened:  # a second one is refused, and changes nothing
+                self._is_opened, self.traced, self._mouth.form = True, traced, form
             return opening
         if kind == "client_diagnostic" and len(data) > MAX_DIAGNOSTIC_BYTES:
             raise ProtocolError(f"client_diagnostic is above {MAX_DIAGNOSTIC_BYTES >> 10} KiB")

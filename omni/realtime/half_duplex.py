@@ -58,6 +58,7 @@ class HalfDuplexDialect:
 
     timeout_s: float
     tells_pictures: bool = False
+    _is_opened: bool = field(default=False, init=False)
     _frame_interval_s: float = field(default=1.0, init=False)
     _max_slice_nums: int | None = field(default=None, init=False)
     _num_frames: int = field(default=0, init=False)  # since the last turn
@@ -125,9 +126,10 @@ class HalfDuplexDialect:
             timeout_s=session.number("timeout_s", self.timeout_s, 1, MAX_TIMEOUT_S),
         )
         interval_s = vision.number("frame_interval_s", 1.0, 0.01, 3600)
-        self._max_slice_nums = vision.optional_whole("max_slice_nums", 1, MAX_SLICES)
-        self._frame_interval_s = interval_s
-        self._answers.mouth.form = form
+        max_slice_nums = vision.optional_whole("max_slice_nums", 1, MAX_SLICES)
+        if not self._is_opened:  # a second one is refused, and changes nothing
+            self._is_opened, self._answers.mouth.form = True, form
+            self._max_slice_nums, self._frame_interval_s = max_slice_nums, interval_s
         return opening
 
     def _render_ready(self, ready: Ready) -> Sequence[Frame]:

@@ -85,7 +85,8 @@ class R2ChatDialect:
             self._session.choose_sound(sound_form(payload))
         except ProtocolError as exc:
             raise self._session.refuse_init(exc) from exc
-        self._init = payload
+        if not self._session.is_created:  # a second one is refused, and changes nothing
+            self._init = payload
         return Begin()
 
     def _parse_append(self, fields: Fields) -> Open:

@@ -6,7 +6,7 @@ from attrs import define, field
 
 from omni.engine import ChatRequest, ReplyChunk
 from omni.errors import ProtocolError
-from omni.realtime.binary_sound import sound_form
+from omni.realtime.binary_sound import SoundForm, sound_form
 from omni.realtime.chat import SOCKET_MAX_NEW_TOKENS
 from omni.realtime.content import parse_messages
 from omni.realtime.dialect import (
@@ -33,6 +33,7 @@ _MAX_SOUND_CHARS = 48 * 2**20
 class StreamingDialect:
     """Speaks `/ws/streaming`. The client sends its whole history with each `prefill`."""
 
+    _asked_form: SoundForm = field(default="base64", init=False)
     _answers: AnswerWriter = field(factory=AnswerWriter, init=False)
 
     def parse(self, data: bytes, binary: bool) -> Command:
@@ -43,7 +44,7 @@ class StreamingDialect:
         match kind := fields.text("type"):
             case "prefill":
                 form, opening = sound_form(fields), Open(input=_parse_prefill(fields))
-                self._answers.mouth.form = form
+                self._asked_form = form
                 return opening
             case "generate":
                 return _parse_generate(fields)
@@ -60,7 +61,8 @@ class StreamingDialect:
         match notice:
             case ReplyChunk():
                 return self._answers.render(notice)
-            case Prefilled():
+            case Prefilled():  # a `prefill` during an answer was refused, and changed nothing
+                self._answers.mouth.form = self._asked_form
                 self._answers.begin()
                 return _render_prefilled(notice)
             case StreamEnded():

@@ -1,4 +1,4 @@
-"""Which frames are read beside the event loop."""
+"""Which frames are read beside the event loop, and when the form of answers is chosen."""
 
 import base64
 
@@ -6,7 +6,13 @@ import numpy as np
 import orjson
 import pytest
 
+from omni.engine import Buffer, ReplyChunk, UnitResult
 from omni.realtime.binary_sound import is_slow
+from omni.realtime.chat import ChatDialect
+from omni.realtime.dialect import Dialect, Notice, Prefilled, UnitAnswered
+from omni.realtime.duplex import DuplexDialect
+from omni.realtime.half_duplex import HalfDuplexDialect
+from omni.realtime.streaming import StreamingDialect
 from omni.wav import wav_from_waveform
 
 RAW = base64.b64encode(np.zeros(16_000, "<f4").tobytes()).decode()
@@ -50,3 +56,36 @@ def test_a_file_behind_many_words_is_found() -> None:
 
 def test_opus_is_read_in_a_thread() -> None:
     assert is_slow(b"OPUS" + bytes(200), True)
+
+
+PIECE = ReplyChunk(pcm=Buffer(bytes(8)))
+UNIT = UnitAnswered(
+    result=UnitResult(is_listen=False, pcm=Buffer(bytes(8))), wall_clock_ms=1.0, sent_at=1.0
+)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "opening", "notice"),
+    [
+        (DuplexDialect("audio_duplex"), {"type": "prepare"}, UNIT),
+        (HalfDuplexDialect(300.0), {"type": "prepare"}, PIECE),
+        (ChatDialect(), {"messages": [{"role": "user", "content": "hi"}]}, PIECE),
+        (
+            StreamingDialect(),
+            {"type": "prefill", "messages": [{"role": "user", "content": "hi"}]},
+            PIECE,
+        ),
+    ],
+    ids=["duplex", "half duplex", "chat", "older streaming"],
+)
+def test_a_second_opening_changes_no_answer_that_is_on_its_way(
+    dialect: Dialect, opening: dict[str, object], notice: Notice
+) -> None:
+    """It is refused by the session; the form of the sound had changed all the same."""
+    dialect.parse(orjson.dumps({**opening, "sound": "float32"}), False)
+    dialect.render(Prefilled(num_messages=1, prompt_length=2))
+
+    dialect.parse(orjson.dumps({**opening, "sound": "pcm16"}), False)
+
+    _, sound = dialect.render(notice)
+    assert sound.data[:4] == b"F32L"

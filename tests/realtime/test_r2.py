@@ -477,6 +477,16 @@ def test_a_turn_takes_from_init_what_it_does_not_say() -> None:
     assert (chosen.stream, chosen.input_id) == (False, "in_2")
 
 
+def test_a_second_init_changes_no_later_turn() -> None:
+    """The session refuses it; its instructions were taken all the same."""
+    dialect = _chat_dialect(system_prompt="Be kind.")
+    _parse({"type": "session.init", "payload": {"system_prompt": "Be rude."}}, dialect)
+
+    request = _request(_turn(dialect))
+
+    assert request.messages[0].parts[0].text == "Be kind."
+
+
 def test_a_streamed_turn_is_deltas_and_a_done() -> None:
     dialect = _chat_dialect()
     done = ChatDone(
