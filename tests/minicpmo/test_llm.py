@@ -54,9 +54,19 @@ def test_the_golden_logits_hidden_states_and_keys_are_met(model, new_cache, expe
     tensors = expected("e_llm").tensors
     cache = new_cache()
     embeds = torch.cat((model.llm.embed(tensors["ids"]), tensors["extra_embeds"]))
+    states: list[Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, given: states.append(sum(given)))
+        for layer in model.llm.decoder.layers[:2]
+    ]
 
     (hidden,) = run(model, cache, [(1, embeds)])
 
+    for hook in hooks:
+        hook.remove()
+    for index, state in enumerate(states):
+        close(state, tensors[f"hidden_after_layer{index}"])
+    assert len(states) == 2
     close(embeds, tensors["inputs_embeds"])
     close(hidden, tensors["final_hidden"])
     close(model.llm.logits(hidden), tensors["logits"])
