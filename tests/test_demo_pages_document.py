@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -48,13 +49,18 @@ def socket_path(omni: RunningOmni) -> Iterator[Path]:
     with open(folder / "nginx.log", "wb") as log:
         nginx = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        until(lambda: (folder / "socket").exists() or nginx.poll() is not None, TIMEOUT_S)
+        until(lambda: _listens(folder / "socket") or nginx.poll() is not None, TIMEOUT_S)
         assert nginx.poll() is None, (folder / "nginx.log").read_text("utf-8")
         yield folder / "socket"
     finally:
         nginx.terminate()
         nginx.wait(TIMEOUT_S)
         shutil.rmtree(folder)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def _configuration(folder: Path, address: str) -> str:

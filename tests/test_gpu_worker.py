@@ -18,7 +18,7 @@ from omni.engine import (
 from omni.errors import CheckpointError, EngineDead, WorkerLost
 from omni.link import BrokerLink, LinkedSession, open_link
 from omni.process import EXIT_CANNOT_START, EXIT_ENGINE_DEAD
-from tests.conftest import RunningOmni, StartOmni
+from tests.conftest import RunningOmni, StartOmni, status_of
 from tests.fabric import HostedWorker
 from tests.fakes import TIMEOUT_S, FakeEngine, until
 
@@ -79,7 +79,7 @@ async def until_state(link: BrokerLink, hosted: HostedWorker, *states: str) -> N
 
 
 async def state_of(link: BrokerLink, hosted: HostedWorker) -> str:
-    views = [view for view in (await link.status()).workers if view.name == hosted.name]
+    views = [view for view in (await status_of(link)).workers if view.name == hosted.name]
     return views[0].state if views else "offline"
 
 

@@ -35,6 +35,7 @@ from omni.messages import (
 )
 from omni.settings import FabricSettings, ServiceSettings
 from omni.wire import endpoints
+from tests.conftest import status_of
 from tests.fabric import TIMEOUT_S, BrokerProcess, EchoWorker, broker_thread, fabric
 
 __all__ = ["fabric"]  # a fixture
@@ -110,7 +111,7 @@ async def known(worker: EchoWorker, session: LinkedSession) -> LinkedSession:
 async def worker_is_ready(link: BrokerLink) -> None:
     """Return when the broker has a worker that takes leases."""
     async with asyncio.timeout(TIMEOUT_S):
-        while not any(view.num_slots for view in (await link.status()).workers):
+        while not any(view.num_slots for view in (await status_of(link)).workers):
             await asyncio.sleep(0.005)
 
 
@@ -305,7 +306,7 @@ async def test_status_is_what_the_broker_knows(fabric: FabricSettings, stack: Ex
     async with web_link(fabric) as link:
         await leased(link)
 
-        status = await link.status()
+        status = await status_of(link)
 
         assert status.webs == ("web-0",)
         assert [(view.name, len(view.tasks)) for view in status.workers] == [("worker-0", 1)]
@@ -320,7 +321,7 @@ async def test_expected_durations_can_be_set_and_wrong_ones_are_refused(
         with pytest.raises(ClientError, match="eta_chat_s = -1"):
             await link.set_eta(EtaConfig(eta_chat_s=-1.0))
 
-        assert (await link.status()).eta.config.eta_chat_s == 3.0
+        assert (await status_of(link)).eta.config.eta_chat_s == 3.0
 
 
 async def test_a_drained_service_refuses_new_sessions(link: BrokerLink) -> None:

@@ -27,7 +27,7 @@ from omni.errors import CapacityError
 from omni.link import BrokerLink, LinkedSession, open_link
 from omni.linked_session import MAX_INBOX
 from omni.settings import FabricSettings
-from tests.conftest import RunningOmni
+from tests.conftest import RunningOmni, status_of
 from tests.fabric import (
     TIMEOUT_S,
     BrokerProcess,
@@ -237,6 +237,6 @@ async def _until_the_server_waits(omni: RunningOmni) -> None:
     """Return when the broker has nothing more to pass on: all is stuck before the client."""
     relayed = -1
     async with omni.link() as link, asyncio.timeout(TIMEOUT_S):
-        while (now := (await link.status()).counters.get("relayed", 0)) != relayed or not now:
+        while (now := (await status_of(link)).counters.get("relayed", 0)) != relayed or not now:
             relayed = now
             await asyncio.sleep(0.3)
