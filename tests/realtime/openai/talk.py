@@ -20,6 +20,9 @@ from tests.realtime.client import connected
 TIMEOUT_S = 60.0
 #: What a microphone gives at a time, in samples of 24 kHz: 100 ms.
 CHUNK = 2_400
+#: The null engine says each word in a second, so this lasts while its sound is not read. All of it
+#: fits into what a worker keeps for a client that stands still: with more, the answer would fail.
+LONG = "word " * 600
 Event = dict[str, Any]  # JSON of the server under test
 
 _KNOWN_EVENT: TypeAdapter[RealtimeServerEvent] = TypeAdapter(RealtimeServerEvent)

@@ -3,16 +3,14 @@
 import asyncio
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import RunningOmni, StartOmni
 from tests.fakes import until
-from tests.realtime.openai.talk import TIMEOUT_S, Event, Talk, slot_held, talking
+from tests.realtime.openai.talk import LONG, TIMEOUT_S, Event, Talk, slot_held, talking
 
-LONG = "word " * 900
 TEXT = ["text"]
 
 
@@ -28,14 +26,6 @@ def scarce(start_omni: StartOmni) -> Iterator[RunningOmni]:
 def single(start_omni: StartOmni) -> Iterator[RunningOmni]:
     """One slot, for which there is a line."""
     running = start_omni({"fabric.slots": 1, "realtime.max_wait_s": 1000})
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def hurried(start_omni: StartOmni) -> Iterator[RunningOmni]:
-    """Calls are short here."""
-    running = start_omni({"realtime.idle_timeout_s": 1, "realtime.session_timeout_s": 2})
     yield running
     running.stop()
 
@@ -135,29 +125,19 @@ async def test_a_call_without_a_broker_is_told_and_goes_on(start_omni: StartOmni
     assert response["status"] == "cancelled"
 
 
-async def test_a_silent_client_is_told_that_its_call_ends(hurried: RunningOmni) -> None:
-    async with talking(hurried.address) as talk:
+@pytest.mark.parametrize(
+    ("limit", "code"), [("idle", "session_idle"), ("session", "session_expired")]
+)
+async def test_a_call_ends_when_its_time_is_over(
+    start_omni: StartOmni, limit: str, code: str
+) -> None:
+    running = start_omni({f"realtime.{limit}_timeout_s": 1})
+    async with talking(running.address) as talk:
         error = await last_error(talk)
-        code = await closed(talk)
+        assert await closed(talk) == 1000
+    running.stop()
 
-    assert error["code"] == "session_idle" and code == 1000
-
-
-async def test_a_call_ends_when_its_time_is_over(hurried: RunningOmni) -> None:
-    async with talking(hurried.address) as talk, asyncio.TaskGroup() as group:
-
-        async def keep_awake() -> None:
-            while True:
-                with suppress(ConnectionClosed):
-                    await talk.send("output_audio_buffer.clear")
-                await asyncio.sleep(0.1)
-
-        sender = group.create_task(keep_awake(), name="keep awake")
-        error = await last_error(talk)
-        code = await closed(talk)
-        sender.cancel()
-
-    assert error["code"] == "session_expired" and code == 1000
+    assert error["code"] == code
 
 
 async def test_a_stopping_server_says_so(start_omni: StartOmni) -> None:
@@ -172,10 +152,8 @@ async def test_a_stopping_server_says_so(start_omni: StartOmni) -> None:
     assert "stops" in error["message"] and code == 1001
 
 
-async def test_a_client_that_hangs_up_in_an_answer_frees_its_slot(scarce: RunningOmni) -> None:
-    async with talking(scarce.address) as talk:
+async def test_a_client_that_hangs_up_in_an_answer_frees_its_slot(single: RunningOmni) -> None:
+    async with talking(single.address) as talk:
         await begin_long(talk)
 
-    async with asyncio.timeout(TIMEOUT_S):
-        while any(view.tasks for view in (await scarce.status()).workers):
-            continue
+    await single.until_idle()

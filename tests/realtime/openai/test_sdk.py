@@ -13,10 +13,8 @@ from PIL import Image
 
 from omni.audio import OUTPUT_HZ
 from tests.conftest import RunningOmni
-from tests.realtime.openai.talk import TIMEOUT_S, Event, kinds, sound_of, talking
+from tests.realtime.openai.talk import LONG, TIMEOUT_S, Event, kinds, sound_of, talking
 
-#: The null engine says one word a step, so this takes long enough to be interrupted.
-LONG = "word " * 900
 TEXT = ["text"]
 
 
