@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 import orjson
 from aiohttp import web
@@ -52,14 +53,8 @@ class Outflow:
     async def write(self, data: bytes) -> None:
         """Send bytes as they are."""
         await self.open()
-        if not data:
-            return
-        try:
-            async with asyncio.timeout(self._send_timeout_s):
-                await self.response.write(data)
-        except TimeoutError as exc:
-            self.cut()
-            raise ConnectionResetError("the client takes nothing") from exc
+        if data:
+            await self._taken(self.response.write(data))
 
     async def send(self, document: object) -> None:
         """Send a JSON document as an event."""
@@ -68,12 +63,21 @@ class Outflow:
     async def close(self) -> None:
         """Send the end."""
         await self.open()
-        await self.response.write_eof()
+        await self._taken(self.response.write_eof())
 
     def cut(self) -> None:
         """Break the connection off: the client must not take what it has for the whole."""
         if self._request.transport is not None:
             self._request.transport.abort()
+
+    async def _taken(self, sending: Awaitable[None]) -> None:
+        """Wait until the client takes what is sent. Raises: ConnectionError, if it does not."""
+        try:
+            async with asyncio.timeout(self._send_timeout_s):
+                await sending
+        except TimeoutError as exc:
+            self.cut()
+            raise ConnectionResetError("the client takes nothing") from exc
 
 
 async def stream_turn(turn: Turn, listener: Listener, outflow: Outflow) -> web.StreamResponse:

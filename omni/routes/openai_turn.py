@@ -1,8 +1,8 @@
 """One request of OpenAI's API on the link: waits for a slot, is answered, gives the slot back."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Protocol
 
 from aiohttp import web
@@ -102,16 +102,17 @@ class Turn:
                 await _wait(linked, listener)
                 _require(self.input, linked.lease.capabilities)
                 await listener.begins()
-                async for event in self._answer(linked, _told(self.input, linked)):
-                    await listener.hears(event)
-                    if listener.streams:
-                        limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
+                async with aclosing(self._answer(linked)) as events:
+                    async for event in events:
+                        await listener.hears(event)
+                        if listener.streams:
+                            limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
         except TimeoutError as exc:
             raise CapacityError(f"the request took longer than {timeout_s:.0f} s") from exc
 
-    async def _answer(self, linked: LinkedSession, input: Input) -> AsyncIterator[SessionEvent]:
+    async def _answer(self, linked: LinkedSession) -> AsyncGenerator[SessionEvent, None]:
         """Send the request, and yield what comes, up to its `ChatDone`."""
-        recorder = self._recorder(linked)
+        recorder, input = self._recorder(linked), _told(self.input, linked)
         try:
             linked.send(input)
             recorder.heard(input)
