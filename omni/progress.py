@@ -12,11 +12,15 @@ CLEAR_LINE = "\r\x1b[2K"
 
 
 class Progress:
-    """Prints to *out*; on a terminal the line is drawn over until `finish`."""
+    """Prints to *out*; on a terminal the line is drawn over until `finish`.
+
+    Where nobody is there any more (a closed terminal, a pipe) it falls silent: that ends no server.
+    """
 
     def __init__(self, out: TextIO = sys.stdout) -> None:
         self._out = out
         self._is_terminal = out.isatty()
+        self._is_there = True
         self._started_s = time.monotonic()
         self._drawn_s = 0.0
         self._ready: set[str] = set()
@@ -39,13 +43,12 @@ class Progress:
     def say(self, text: str) -> None:
         """Print *text* on lines of its own."""
         self.finish()
-        print(text, file=self._out, flush=True)
+        self._write(f"{text}\n")
 
     def finish(self) -> None:
         """Leave the living line; what follows stands below."""
         if self._has_line:
-            self._out.write(CLEAR_LINE)
-            self._out.flush()
+            self._write(CLEAR_LINE)
             self._has_line = False
 
     def _draw(self, children: Sequence[Child]) -> None:
@@ -57,6 +60,13 @@ class Progress:
             f"{child.name} ready" if child.is_ready else f"{child.name} {child.age_s:.0f} s ..."
             for child in children
         ]
-        self._out.write(f"{CLEAR_LINE}starting: {'   '.join(parts)}")
-        self._out.flush()
+        self._write(f"{CLEAR_LINE}starting: {'   '.join(parts)}")
         self._has_line = True
+
+    def _write(self, text: str) -> None:
+        if self._is_there:
+            try:
+                self._out.write(text)
+                self._out.flush()
+            except OSError:
+                self._is_there = False

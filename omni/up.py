@@ -38,10 +38,12 @@ def up(settings: Settings, arguments: Sequence[str], gpus: Sequence[str] = ()) -
             settings, [*arguments, "--set", f"service.gateway_port={port}"], list(gpus)
         )
 
-        def show(children: list[Child], status: Status, took_s: float) -> None:
-            print(ready_table(settings, children, status, took_s, keys), flush=True)
+        progress = Progress(sys.stdout)
 
-        launcher = Launcher(settings, specs, Progress(sys.stdout), show)
+        def show(children: list[Child], status: Status, took_s: float) -> None:
+            progress.say(ready_table(settings, children, status, took_s, keys))
+
+        launcher = Launcher(settings, specs, progress, show)
         return asyncio.run(launcher.run())
 
 

@@ -1,6 +1,7 @@
 """What the launcher does about children that behave badly. Real processes, the launcher in here."""
 
 import asyncio
+import contextlib
 import io
 import os
 import signal
@@ -8,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -24,9 +26,15 @@ FAST = [
 
 
 class Bench:
-    """A launcher for *behaviours* (name -> behaviour), with what it printed."""
+    """A launcher for *behaviours* (name -> behaviour). out: where it prints; else `printed` has it."""
 
-    def __init__(self, folder: Path, behaviours: dict[str, str], *overrides: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        behaviours: dict[str, str],
+        *overrides: str,
+        out: TextIO | None = None,
+    ) -> None:
         sets = [f"fabric.run_dir={folder}", *FAST, *overrides]
         self.folder = folder
         self.printed = io.StringIO()
@@ -38,7 +46,7 @@ class Bench:
                 )
                 for name, behaviour in behaviours.items()
             ],
-            Progress(self.printed),
+            Progress(out or self.printed),
             lambda children, status, took_s: None,
         )
 
@@ -108,6 +116,27 @@ async def test_a_killed_child_is_started_again(folder: Path) -> None:
 
     assert second != first
     assert "worker-0 was ended by SIGKILL" in bench.printed.getvalue()
+
+
+async def test_a_terminal_that_was_closed_ends_nothing(folder: Path) -> None:
+    """The first word about a child that died could not be said, and ended the launcher."""
+    ours, theirs = os.openpty()
+    os.close(ours)
+    closed = open(theirs, "w")
+    bench = Bench(folder, {"worker-0": "good"}, out=closed)
+    try:
+        async with bench.running() as task:
+            await bench.until_started("worker-0")
+            os.kill(bench.pid("worker-0"), signal.SIGKILL)
+            await bench.until_started("worker-0", times=2)
+            assert not task.done()
+
+            bench.launcher.note_signal(signal.SIGTERM)
+
+            assert await asyncio.wait_for(task, TIMEOUT_S) == 0
+    finally:
+        with contextlib.suppress(OSError):  # what was not said is still in its buffer
+            closed.close()
 
 
 async def test_a_child_that_lived_long_enough_counts_anew(folder: Path) -> None:
