@@ -499,6 +499,7 @@ async def test_waiting_tickets_are_asked_for_again_in_order(
         broker.kill()
         broker.start()
         again = [await _next_other(item, ticket) for item, ticket in zip(updates, tickets)]
+        await until(lambda: not first.stream.is_held)  # its lease is whole again
         first.close()
         async for _ in updates[0]:
             pass
