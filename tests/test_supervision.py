@@ -26,7 +26,7 @@ FAST = [
 
 
 class Bench:
-    """A launcher for *behaviours* (name -> behaviour). out: where it prints; else `printed` has it."""
+    """A launcher for *behaviours* (name -> behaviour). out: where it prints; else in `printed`."""
 
     def __init__(
         self,
