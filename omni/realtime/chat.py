@@ -27,15 +27,14 @@ from omni.realtime.dialect import (
     Stop,
     event,
 )
+from omni.realtime.duplex import MAX_SLICES, parse_voice
 from omni.realtime.fields import Fields, read_object
-from omni.realtime.media import MAX_VOICE_S, decode_sound
 from omni.realtime.native import render_common
 
 #: The demo answers shorter on its socket than on its HTTP route.
 SOCKET_MAX_NEW_TOKENS = 256
 HTTP_MAX_NEW_TOKENS = 512
 
-_MAX_SOUND_CHARS = 48 * 2**20
 _MAX_SEED = 2**63 - 1
 _MAX_VOICE_MS = 3_600_000
 _VOICE_BYTES_A_MS = INPUT_HZ // 1000 * 4  # float32
@@ -123,7 +122,7 @@ def parse_request(fields: Fields, max_new_tokens: int) -> ChatRequest:
         voice_mode=tts.choice("mode", "omni" if has_film else "audio_assistant", VOICE_MODES),
         voice_language=tts.choice("language", "en", VOICE_LANGUAGES),
         speech=_parse_speech(tts.section("sampling")),
-        max_slice_nums=image.optional_whole("max_slice_nums", 1, 16),
+        max_slice_nums=image.optional_whole("max_slice_nums", 1, MAX_SLICES),
         use_image_id=image.flag("use_image_id", default.use_image_id),
         omni_mode=has_film,
         enable_thinking=fields.flag("enable_thinking", default.enable_thinking),
@@ -147,7 +146,6 @@ def _parse_speech(sampling: Fields) -> SpeechSampling:
 
 
 def _parse_voice(tts: Fields) -> Buffer:
-    text = tts.text("ref_audio_data", max_chars=_MAX_SOUND_CHARS)
-    voice = decode_sound(text, (*tts.loc, "ref_audio_data"), MAX_VOICE_S)
+    voice = parse_voice(tts, "ref_audio_data")
     most_ms = tts.optional_whole("ref_audio_max_ms", 1000, _MAX_VOICE_MS)
     return Buffer(voice[: most_ms * _VOICE_BYTES_A_MS]) if most_ms is not None else voice

@@ -33,7 +33,7 @@ from omni.realtime.dialect import (
     TimedOut,
     event,
 )
-from omni.realtime.duplex import MAX_SLICES, parse_frames
+from omni.realtime.duplex import MAX_SLICES, MAX_SOUND_CHARS, parse_frames, parse_voice
 from omni.realtime.fields import Fields, read_object
 from omni.realtime.media import (
     MAX_CHUNK_S,
@@ -45,7 +45,6 @@ from omni.realtime.native import AnswerWriter, render_common
 
 DEFAULT_PROMPT = "You are a helpful assistant."
 MAX_TIMEOUT_S = 3600
-_MAX_SOUND_CHARS = 48 * 2**20
 
 
 @define
@@ -148,7 +147,7 @@ class HalfDuplexDialect:
 
 def _parse_chunk(fields: Fields, max_slice_nums: int | None) -> AudioChunk:
     name = "audio_base64" if fields.has("audio_base64") else "audio"
-    text = fields.text(name, max_chars=_MAX_SOUND_CHARS)
+    text = fields.text(name, max_chars=MAX_SOUND_CHARS)
     if not text:
         raise ProtocolError("Missing audio_base64")
     return AudioChunk(
@@ -164,9 +163,8 @@ def _parse_system(fields: Fields) -> tuple[Part, ...]:
     only(parts, ("text", "audio"), "system_content")
     if not parts and (text := fields.text("system_prompt")):
         parts = (Part(kind="text", text=text),)
-    if voice := fields.text("ref_audio_base64", max_chars=_MAX_SOUND_CHARS):
-        pcm = decode_sound(voice, ("ref_audio_base64",), MAX_VOICE_S)
-        parts = (*parts, Part(kind="audio", data=pcm))
+    if len(voice := parse_voice(fields, "ref_audio_base64")):
+        parts = (*parts, Part(kind="audio", data=voice))
     return parts or (Part(kind="text", text=DEFAULT_PROMPT),)
 
 

@@ -21,12 +21,9 @@ from omni.realtime.dialect import (
     StreamEnded,
     event,
 )
+from omni.realtime.duplex import MAX_SLICES, parse_voice
 from omni.realtime.fields import Fields, read_object
-from omni.realtime.media import MAX_VOICE_S, decode_sound
 from omni.realtime.native import AnswerWriter, render_common
-
-MAX_SLICES = 16
-_MAX_SOUND_CHARS = 48 * 2**20
 
 
 @define
@@ -73,10 +70,9 @@ class StreamingDialect:
 def _parse_prefill(fields: Fields) -> ChatRequest:
     """Return the request without what `generate` says."""
     name = "tts_ref_audio_base64" if fields.has("tts_ref_audio_base64") else "ref_audio_base64"
-    voice = fields.text(name, max_chars=_MAX_SOUND_CHARS)
     return ChatRequest(
         messages=parse_messages(fields),
-        voice=decode_sound(voice, (name,), MAX_VOICE_S),
+        voice=parse_voice(fields, name),
         max_slice_nums=fields.optional_whole("max_slice_nums", 1, MAX_SLICES),
     )
 

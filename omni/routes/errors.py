@@ -10,12 +10,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from omni.errors import CapacityError, NoWorker, OmniError, Unauthorized, rendering_of
 from omni.openai.errors import ErrorView, type_of, view_of
 from omni.realtime.fields import FieldError
+from omni.security.rules import OPENAI_PATHS
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-#: Where OpenAI's dialect is spoken.
-OPENAI_PATHS = "/v1/"
 #: Status of a request whose client did not wait for the answer. Source: nginx.
 CLIENT_LEFT = 499
 _BODY_ERRORS = (web.RequestPayloadError, HttpProcessingError, ClientPayloadError)

@@ -13,7 +13,7 @@ from omni.messages import Status
 from omni.meter import Answered, Tally
 from omni.recording.recorder import RecordingCounters
 from omni.routes.describe import TEXT, Reply, describe
-from omni.routes.errors import Handler
+from omni.routes.errors import CLIENT_LEFT, Handler
 from omni.routes.gate import GUARD, is_websocket, pattern_of
 from omni.routes.keys import LINK, RECORDINGS
 
@@ -50,7 +50,7 @@ async def get_metrics(request: web.Request) -> web.Response:
 @web.middleware
 async def measured(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Count each request by its route and status. Stands round all other middlewares."""
-    began_s, status = time.monotonic(), 499  # its client left before an answer
+    began_s, status = time.monotonic(), CLIENT_LEFT
     try:
         response = await handler(request)
         status = response.status

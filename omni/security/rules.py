@@ -17,6 +17,7 @@ _ADMIN = {
     ("PUT", "/api/config/eta"),
 }
 _ADMIN_PATHS = "/api/admin/"
+#: Where OpenAI's dialect is spoken.
 OPENAI_PATHS = "/v1/"
 
 
