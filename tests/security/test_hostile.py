@@ -296,7 +296,7 @@ HEADERS = {
     "a foreign host": (b"Host: evil.example\r\n", {403}),
     "a host with a user": (b"Host: localhost@evil.example\r\n", {400, 403}),
     "a forwarded host": (b"Host: evil.example\r\nX-Forwarded-Host: localhost\r\n", {403}),
-    "a long header": (b"Host: localhost\r\nX-Long: " + b"x" * 70_000 + b"\r\n", {400, 431}),
+    "a long header": (b"Host: localhost\r\nX-Long: " + b"x" * 70_000 + b"\r\n", {0, 400, 431}),
     "many headers": (b"Host: localhost\r\n" + b"X-A: b\r\n" * 20_000, {0, 400, 431}),
     "a folded header": (b"Host: localhost\r\nX-A: b\r\n c\r\n", {200, 400}),
     "a space in a name": (b"Host: localhost\r\nX A: b\r\n", {400}),
@@ -372,7 +372,7 @@ async def test_an_address_in_the_request_line_is_no_way_round_the_host(omni: Run
 async def test_a_long_request_line_is_refused(omni: RunningOmni) -> None:
     request = b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
-    assert (await raw(omni, request)).status in (400, 414)
+    assert (await raw(omni, request)).status in (0, 400, 414)
 
 
 async def test_no_header_splits_an_answer(omni: RunningOmni) -> None:
