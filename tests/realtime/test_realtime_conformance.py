@@ -102,9 +102,9 @@ def test_limits_are_those_of_the_protocol() -> None:
 async def test_a_ping_has_its_pong(server: RunningOmni, path: str) -> None:
     """The SDK sends one every 20 s, and goes where none comes back."""
     async with connected(server.address, path, autoping=False) as client:
-        await client.receive()
         await client.socket.ping(b"there?")
-        message = await client.socket.receive(TIMEOUT_S)
+        while (message := await client.socket.receive(TIMEOUT_S)).type is WSMsgType.TEXT:
+            continue
 
     assert (message.type, message.data) == (WSMsgType.PONG, b"there?")
 
@@ -118,6 +118,7 @@ WAYS = [
     ("/v1/realtime?mode=audio", {"protocols": ["map.realtime"]}, "audio_duplex", r"sess_\w{12}"),
     ("/v1/realtime?dialect=r2", {}, "omni_duplex", r"sess_[0-9a-f]{12}"),
     ("/ws/half_duplex/hdx_12345678", {}, "half_duplex_audio", "hdx_12345678"),
+    ("/ws/half_duplex_omni/hdomni_1", {}, "half_duplex_audio", "hdomni_1"),
     ("/ws/duplex/omni_mb1", {}, "omni_duplex", "omni_mb1"),
     ("/ws/duplex/adx_mb1", {}, "audio_duplex", "adx_mb1"),
     ("/ws/duplex/audio_duplex_1", {}, "audio_duplex", "audio_duplex_1"),
@@ -225,6 +226,22 @@ async def test_every_delta_of_a_unit_has_every_metric(server: RunningOmni) -> No
         assert delta["response_id"].startswith("resp_")
         assert {"session_id", "input_id"} <= delta.keys()
         assert ("audio" in delta) is (delta["kind"] == "audio")
+
+
+@pytest.mark.parametrize("mode", ["audio", "chat"])
+async def test_r2_refuses_the_words_of_the_other_dialects(server: RunningOmni, mode: str) -> None:
+    """As a warning: the session goes on."""
+    codes = []
+    async with connected(server.address, f"/v1/realtime?dialect=r2&mode={mode}") as client:
+        await client.send("session.init", payload={})
+        await client.until("session.created")
+        for kind in ("session.update", "input_audio_buffer.append", "response.create"):
+            await client.send(kind, audio=SECOND, session=UPDATE)
+            codes.append((await client.expect("session.warning"))["code"])
+        await client.send("session.close")
+        await client.expect("session.closed")
+
+    assert codes == ["unknown_event"] * 3
 
 
 async def test_a_turn_of_r2_ends_after_256_tokens_unless_it_says_otherwise(

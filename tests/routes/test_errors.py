@@ -49,6 +49,7 @@ async def test_any_other_lost_connection_is_one(
 ) -> None:
     async with aiohttp.ClientSession(server.make_url("/")) as http:
         async with http.get("lose") as reply:
-            assert reply.status == 500
+            status, body = reply.status, await reply.json()
 
+    assert (status, body) == (500, dict.fromkeys(("detail", "error"), "Internal server error"))
     assert "GET /lose failed" in caplog.text

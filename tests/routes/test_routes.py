@@ -192,6 +192,26 @@ async def test_a_body_that_is_no_json_object_is_400(
     assert body["detail"] == body["error"] and body["detail"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("POST", "/api/chat", {"data": b"{"}, 400),
+        ("POST", "/api/chat", {"json": HELLO, "headers": {"Origin": "https://a.example"}}, 403),
+        ("GET", "/api/sessions/nobody", {}, 404),
+        ("DELETE", "/api/assets/ref_audio/nobody", {}, 404),
+        ("PUT", "/api/config/eta", {"data": io.BytesIO(bytes(2**20 + 1))}, 413),
+    ],
+)
+async def test_each_refusal_says_why_under_both_names(
+    http: aiohttp.ClientSession, method: str, path: str, options: dict[str, Any], status: int
+) -> None:
+    """The demo's scripts read `detail`, its phone page `error`."""
+    told, body = await _json(http.request(method, path, **options))
+
+    assert told == status and body.keys() == {"detail", "error"}
+    assert isinstance(body["detail"], str) and body["detail"] == body["error"] != ""
+
+
 async def test_a_packed_body_is_400_whole_or_broken(http: aiohttp.ClientSession) -> None:
     """Unpacking is what a bomb of 300 KB needs to stop the server; no known client packs."""
     good = gzip.compress(b'{"messages": [{"role": "user", "content": "zip"}]}')
