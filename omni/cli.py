@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from omni import __version__
-from omni.errors import OmniError, SettingsError
+from omni.errors import NoWorker, OmniError, SettingsError
 from omni.process import (
     EXIT_CANNOT_START,
     ROOT,
@@ -149,7 +149,10 @@ def _add_down(parser: argparse.ArgumentParser) -> None:
 def _down(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     if args.drain:
-        _run_drain(settings, "")
+        try:
+            _run_drain(settings, "")
+        except NoWorker:  # its broker does not answer: there is nobody to wait for
+            print("omni: no broker answers; stopping without a drain", file=sys.stderr)
     # One after the other: web, workers, broker; then what is left is killed.
     stopped = stop_running(settings.fabric.run_dir, 3 * settings.fabric.stop_timeout_s + 1)
     print(f"stopped: {', '.join(stopped)}" if stopped else "omni was not running here")
