@@ -310,4 +310,5 @@ class Launcher:
                     if child.is_alive:
                         log.warning("%s does not stop; killing it", child.name)
                         child.signal_group(signal.SIGKILL)
+                end_s = time.monotonic() + self._fabric.stop_timeout_s  # it may be in its driver
             await asyncio.sleep(READY_POLL_S / 2)
