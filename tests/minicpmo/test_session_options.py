@@ -28,12 +28,14 @@ from omni.engine import (
     UnitResult,
 )
 from omni.minicpmo.code_sampling import CodeSampling
+from omni.minicpmo.duplex import _recordings
 from omni.minicpmo.sampling import TextSampling
 from omni.minicpmo.setup import EngineOptions
 from omni.minicpmo.speech_codes import SpeechCodes, SpeechMode
 from omni.minicpmo.tiny_checkpoint import write_tiny_checkpoint
 from omni.minicpmo.work import Draw, Drawn
 from tests.minicpmo.driver import Driver, heard, pcm, silence_source
+from tests.minicpmo.executor import Executor
 from tests.minicpmo.test_neighbours import noise, picture
 
 NUM_UNITS = 3
@@ -64,6 +66,8 @@ CHANGED: dict[str, object] = {
     "chunk_ms": 200,
     "seed": 5,
 }
+#: Where the call with another `max_slice_nums` is.
+SLOT_WITH_PICTURE = list(CHANGED).index("max_slice_nums")
 #: What they are called where a token is drawn.
 DRAWN_AS = {
     "temperature": "temperature",
@@ -140,10 +144,11 @@ def run(driver: Driver, witness: Witness) -> Callable[..., Told]:
     return call
 
 
-def chunks() -> list[AudioChunk]:
-    """Return a second of noise, some of quiet, and a picture with the last."""
+def chunks(slot: int) -> list[AudioChunk]:
+    """Return a second of noise and some of quiet, in one slot with a picture at the end."""
     loud, quiet = pcm(noise(1, 0.3)), pcm(noise(2, 0.002))
-    last = AudioChunk(pcm=quiet, frames=(picture((700, 600), 1),))
+    frames = (picture((700, 600), 1),) if slot == SLOT_WITH_PICTURE else ()
+    last = AudioChunk(pcm=quiet, frames=frames)
     return [AudioChunk(pcm=loud), *[AudioChunk(pcm=quiet)] * (NUM_UNITS - 2), last]
 
 
@@ -155,7 +160,7 @@ def run_all(
     witness.text.clear()
     witness.sound.clear()
     for name, seat in seats.items():
-        driver.step(seat, prepares[name], *chunks())
+        driver.step(seat, prepares[name], *chunks(seat.index))
     driver.until(lambda: all(len(driver.events[seat]) > NUM_UNITS for seat in seats.values()))
     told = {}
     for name, seat in seats.items():
@@ -247,7 +252,8 @@ def test_the_other_options_change_what_they_are_for(
     assert default.prepared.chunk_ms == told["chunk_ms"].prepared.chunk_ms == 1000
     assert told["system_prompt"].prepared.prompt_length != default.prepared.prompt_length
     assert told["voice"].prepared.audio_tokens == 20
-    assert (units[-1].vision_slices, told["max_slice_nums"].units[-1].vision_slices) == (1, 5)
+    pictures = fresh[SLOT_WITH_PICTURE], told["max_slice_nums"]
+    assert [call.units[-1].vision_slices for call in pictures] == [1, 5]
     waiting = told["deferred_finalize"].units[0].kv_cache_length - units[0].kv_cache_length
     assert waiting == 2
     assert not any(len(unit.pcm) for unit in told["generate_audio"].units)
@@ -327,3 +333,16 @@ def test_a_chat_after_a_call_is_as_the_first(driver: Driver, run: Callable[..., 
         run(evolve(DEFAULT, **{name: CHANGED[name] for name in DRAWN_AS}))
 
     assert told[0] == told[1]
+
+
+def test_the_sound_has_the_voice_of_the_persona_unless_it_has_its_own(
+    executor: Executor,
+) -> None:
+    one, other = noise(1, 0.1, 32_000), noise(2, 0.1, 32_000)
+    by_persona = evolve(DEFAULT, voice=pcm(one))
+
+    chosen = _recordings(executor.session, by_persona)
+    own = _recordings(executor.session, evolve(by_persona, tts_voice=pcm(other)))
+
+    assert all(np.array_equal(voice, one) for voice in chosen)
+    assert np.array_equal(own[0], one) and np.array_equal(own[1], other)
