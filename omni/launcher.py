@@ -276,12 +276,15 @@ class Launcher:
             is_ready = any(view.pid == child.pid and view.state == "ready" for view in views)
         if is_ready and not child.is_ready:
             child.note_ready()
-        return is_there
+        return is_there and (child.is_ready or not self._is_overdue(child))
+
+    def _is_overdue(self, child: Child) -> bool:
+        return child.age_s >= self._fabric.start_timeout_s
 
     def _patience_s(self, child: Child) -> float:
-        """What was ready and is silent is hung. A worker that loads may be silent for long: taking
-        a big library into the process stops all of its threads."""
-        if child.is_ready:
+        """What was ready, or had its time to be, and is silent is hung. A worker that loads may be
+        silent for long: taking a big library into the process stops all of its threads."""
+        if child.is_ready or self._is_overdue(child):
             return self._fabric.stop_timeout_s
         if child.name.startswith("worker-"):
             return self._fabric.start_timeout_s

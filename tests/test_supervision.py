@@ -6,18 +6,21 @@ import io
 import os
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TextIO
 
 import pytest
+from attrs import evolve
 
 from omni.children import ChildSpec, exit_reason
 from omni.launcher import MAX_START_RETRIES, Launcher, StartFailed
 from omni.progress import Progress
 from omni.settings import load_settings
 from tests.fakes import TIMEOUT_S
+from tests.test_messages import STATUS
 
 FAST = [
     "fabric.restart_backoff_s=0.01",
@@ -181,6 +184,21 @@ async def test_what_is_not_ready_in_time_fails_the_start(folder: Path) -> None:
     async with bench.running() as task:
         with pytest.raises(StartFailed, match="web-0 not ready after 1 s"):
             await asyncio.wait_for(task, TIMEOUT_S)
+
+
+async def test_a_worker_that_loads_for_longer_than_a_start_may_take_is_hung(folder: Path) -> None:
+    """One that was started again could load without an end: it beat, and nobody looked closer."""
+    launcher = Bench(folder, {"worker-0": "good"}, "fabric.start_timeout_s=1000").launcher
+    [child] = launcher._children
+    loading = evolve(STATUS.workers[0], name="worker-0", state="loading", pid=0)
+    status = evolve(STATUS, workers=(loading,))
+    child.started_s = time.monotonic()
+    assert launcher._gives_sign(child, status) and launcher._patience_s(child) == 1000
+
+    child.started_s -= 1000
+
+    assert not launcher._gives_sign(child, status)
+    assert launcher._patience_s(child) == launcher._fabric.stop_timeout_s
 
 
 def test_exits_are_told_in_words() -> None:
