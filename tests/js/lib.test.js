@@ -3,7 +3,6 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { decodeF32, encodeF32 } from "../../webroot/lib/audio/pcm.js";
 import { EnergyVad } from "../../webroot/lib/audio/vad.js";
-import { decodeWav, encodeWav } from "../../webroot/lib/audio/wav.js";
 import { Captions, visiblePart } from "../../webroot/lib/captions.js";
 import { Dictionary, pickLang } from "../../webroot/lib/i18n.js";
 import { parseInline, parseMarkdown } from "../../webroot/lib/markdown.js";
@@ -22,27 +21,6 @@ test("float32 survives base64, in pieces larger than one slice", () => {
 
 test("bytes that are no whole samples are refused", () => {
   assert.throws(() => decodeF32(btoa("abc")), RangeError);
-});
-
-test("a WAV file reads back what was written, in stereo, within half a step", () => {
-  const left = Float32Array.from({ length: 100 }, (_, i) => Math.sin(i / 5) * 0.9);
-  const right = left.map((x) => -x);
-  const { channels, rateHz } = decodeWav(encodeWav([left, right], 16000));
-
-  assert.equal(rateHz, 16000);
-  channels.forEach((channel, c) =>
-    channel.forEach((x, i) => assert.ok(Math.abs(x - [left, right][c][i]) <= 0.5 / 32768 + 1e-7)),
-  );
-});
-
-test("samples beyond full scale are clipped, not wrapped", () => {
-  const { channels } = decodeWav(encodeWav([Float32Array.of(2, -2)], 8000));
-
-  assert.ok(channels[0][0] > 0.99 && channels[0][1] === -1);
-});
-
-test("what is no WAV file is refused", () => {
-  assert.throws(() => decodeWav(new ArrayBuffer(64)), RangeError);
 });
 
 test("the VAD starts on speech, ends after its hangover, and ignores steady noise", () => {

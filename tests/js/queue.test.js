@@ -59,3 +59,14 @@ test("progress runs from 0 to 1 over the whole wait", () => {
 
   assert.equal(countdown.read().progress, 0.25);
 });
+
+test("a wait that nobody can estimate has no progress and no overtime to show", () => {
+  const { clock, countdown } = waiting(1, 0);
+  clock.advance(5000);
+  const unknown = countdown.read();
+  countdown.update({ position: 1, estimated_wait_s: 0, queue_length: 1 });
+  const still = countdown.read();
+
+  assert.deepEqual([unknown.isEstimated, unknown.progress, unknown.waitedS], [false, 0, 5]);
+  assert.equal(still.isEstimated, false);
+});

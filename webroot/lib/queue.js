@@ -7,8 +7,8 @@
  * @property {number} remainingS seconds left, 0 when past the estimate
  * @property {number} overtimeS seconds past the estimate, 0 before
  * @property {number} progress 0..1 of the whole wait
+ * @property {boolean} isEstimated false where the server could not tell how long it takes
  * @property {number} waitedS
- * @property {number} startsAtMs clock time at which it should be our turn
  */
 
 export class QueueCountdown {
@@ -17,6 +17,7 @@ export class QueueCountdown {
   #targetMs = 0;
   #position = 0;
   #queueLength = 0;
+  #isEstimated = false;
 
   /** @param {() => number} now milliseconds of any steady clock */
   constructor(now) {
@@ -42,6 +43,7 @@ export class QueueCountdown {
     if (isFirst || position !== this.#position || now + estimateMs < this.#targetMs) {
       this.#targetMs = now + estimateMs;
     }
+    if (estimateMs > 0) this.#isEstimated = true;
     this.#position = position;
     this.#queueLength = message.queue_length ?? Math.max(this.#queueLength, position);
   }
@@ -57,9 +59,9 @@ export class QueueCountdown {
       queueLength: this.#queueLength,
       remainingS: Math.max(0, Math.ceil(leftMs / 1000)),
       overtimeS: Math.max(0, Math.floor(-leftMs / 1000)),
-      progress: wholeMs > 0 ? waitedMs / wholeMs : 0,
+      progress: wholeMs > 0 && this.#isEstimated ? waitedMs / wholeMs : 0,
+      isEstimated: this.#isEstimated,
       waitedS: Math.floor(waitedMs / 1000),
-      startsAtMs: this.#targetMs,
     };
   }
 }

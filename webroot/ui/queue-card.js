@@ -55,15 +55,22 @@ export class QueueCard {
   }
 
   #show() {
-    const { position, remainingS, overtimeS, progress } = this.#countdown.read();
-    this.#time.textContent = overtimeS > 0 ? `+${overtimeS}` : String(remainingS);
-    setText(this.#unit, overtimeS > 0 ? "queue.overtime" : "queue.seconds");
+    const { position, progress, ...times } = this.#countdown.read();
+    const [time, unit] = timeOf(times);
+    this.#time.textContent = time;
+    setText(this.#unit, unit);
     this.#bar.style.strokeDashoffset = String(RING * (1 - Math.min(1, progress)));
     document.title = `(${position}) ${this.#time.textContent} s · omni`;
-    if (position !== 1 || !settings.value.chimes || performance.now() - this.#chimedMs < NEXT_EVERY_MS) return;
+    if (position !== 1 || !times.isEstimated || !settings.value.chimes || performance.now() - this.#chimedMs < NEXT_EVERY_MS) return;
     this.#chimedMs = performance.now();
     playChime("next");
   }
+}
+
+/** What is left; where the server cannot tell, as while its only worker starts, what has passed. @param {{isEstimated: boolean, waitedS: number, overtimeS: number, remainingS: number}} times */
+function timeOf({ isEstimated, waitedS, overtimeS, remainingS }) {
+  if (!isEstimated) return [String(waitedS), "queue.waited"];
+  return overtimeS > 0 ? [`+${overtimeS}`, "queue.overtime"] : [String(remainingS), "queue.seconds"];
 }
 
 function ring() {

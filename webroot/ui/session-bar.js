@@ -66,11 +66,6 @@ export class SessionBar {
   showInspector(isOpen) {
     this.#inspect.setAttribute("aria-expanded", String(isOpen));
   }
-
-  /** Give the keyboard a place to go on from. */
-  focusMain() {
-    (this.#start.hidden ? this.#stop : this.#start).focus({ preventScroll: true });
-  }
 }
 
 /** @param {string} iconName @param {string} key @param {() => void} onClick @param {string} className */
