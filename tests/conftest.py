@@ -24,7 +24,7 @@ from omni.settings import FabricSettings
 from tests.fakes import until
 
 START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 60.0
 
 # Every run draws the same examples, and none fails for the time that it takes on a busy machine.
 settings.register_profile(

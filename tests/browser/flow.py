@@ -38,7 +38,7 @@ async def start_talking(page: Page, url: str, path: str = "/audio_duplex") -> No
     await page.goto(f"{url}{path}?lang=en")
     await page.click("#start")
     await page.click("dialog .button.primary")
-    await page.wait_for_selector("body[data-state=live]", timeout=30000)
+    await page.wait_for_selector("body[data-state=live]")
 
 
 async def texts(page: Page, role: str) -> str:
