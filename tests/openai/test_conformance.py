@@ -4,11 +4,14 @@ Fields and values stand here by hand: they are the protocol's, not the code's.
 """
 
 import asyncio
+import base64
+import io
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import av
 import pytest
 from aiohttp.test_utils import TestServer
 from attrs import evolve
@@ -143,6 +146,23 @@ async def test_an_answer_has_its_shape(http: aiohttp.ClientSession) -> None:
     message = said["choices"][0]["message"]
     assert message["content"] is None
     assert message["audio"].keys() == {"id", "data", "expires_at", "transcript"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate_hz"),
+    [("wav", 24_000), ("mp3", 24_000), ("flac", 24_000), ("aac", 24_000), ("opus", 48_000)],
+)
+async def test_sound_is_mono_at_24_khz(
+    http: aiohttp.ClientSession, kind: str, rate_hz: int
+) -> None:
+    """Opus has one rate for whoever decodes it."""
+    spoken = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": kind}}
+    reply = await body_of(http, "/v1/chat/completions", json={"messages": ASK, **spoken})
+
+    data = base64.b64decode(reply["choices"][0]["message"]["audio"]["data"])
+    with av.open(io.BytesIO(data)) as container:
+        (stream,) = container.streams.audio
+        assert (stream.codec_context.sample_rate, stream.codec_context.channels) == (rate_hz, 1)
 
 
 async def test_a_stream_is_data_lines_and_ends_with_done(http: aiohttp.ClientSession) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -56,18 +56,30 @@ R2_TYPES = {
 
 
 @pytest.fixture(scope="module")
-def single(start_omni: StartOmni) -> Iterator[RunningOmni]:
-    """A server with one slot."""
-    running = start_omni({"fabric.slots": 1})
+def narrow(start_omni: StartOmni) -> Iterator[RunningOmni]:
+    """A server with two slots, on which R1 may last for a second with pictures."""
+    running = start_omni({"fabric.slots": 2, "realtime.video_limit_s": 1})
     yield running
     running.stop()
 
 
 @pytest.fixture
-async def server(single: RunningOmni) -> RunningOmni:
+async def server(narrow: RunningOmni) -> RunningOmni:
     """That server, when nobody of the test before is left."""
-    await single.until_idle()
-    return single
+    await narrow.until_idle()
+    return narrow
+
+
+@asynccontextmanager
+async def full(server: RunningOmni) -> AsyncIterator[None]:
+    """Hold both slots for the time of the block."""
+    async with (
+        connected(server.address, "/ws/duplex/adx_h1") as one,
+        connected(server.address, "/ws/duplex/adx_h2") as two,
+    ):
+        await one.prepare()
+        await two.prepare()
+        yield
 
 
 @pytest.fixture
@@ -134,8 +146,7 @@ async def test_everybody_waits_under_the_type_and_id_of_the_way_in(
     server: RunningOmni, http: aiohttp.ClientSession
 ) -> None:
     async with AsyncExitStack() as stack:
-        holder = await stack.enter_async_context(connected(server.address, "/ws/duplex/adx_h"))
-        await holder.prepare()
+        await stack.enter_async_context(full(server))
         for number, (path, options, _, _) in enumerate(WAYS, 1):
             place = connected(server.address, path, **options)
             client = await stack.enter_async_context(place)
@@ -168,6 +179,24 @@ async def test_an_r1_unit_is_one_event_whatever_its_length(
 
     assert kinds == ["response.listen"] * 7 + ["response.output_audio.delta"]
     assert closed["reason"] == "stopped"
+
+
+async def test_an_r1_session_of_sound_may_last_longer_than_one_with_pictures(
+    server: RunningOmni,
+) -> None:
+    path = "/v1/realtime?dialect=r1&mode="
+    async with (
+        connected(server.address, path + "audio") as sound,
+        connected(server.address, path + "video") as pictures,
+    ):
+        for client in (sound, pictures):  # the one with pictures begins later
+            await client.send("session.update", session=UPDATE)
+            await client.until("session.created")
+        closed = await pictures.expect("session.closed")
+        await sound.send("input_audio_buffer.append", audio=SECOND)
+        await sound.expect("response.listen")
+
+    assert closed["reason"] == "timeout"
 
 
 # --- 11 ------------------------------------------------------------------------------------------
@@ -342,9 +371,8 @@ def test_the_sdk_reads_a_frame_as_the_protocol_says(
 async def test_openai_s_client_need_not_wait_for_its_first_word(
     server: RunningOmni, query: str, options: dict[str, object]
 ) -> None:
-    """Somebody else has the only slot; one is asked for when there is something to answer."""
-    async with connected(server.address, "/ws/duplex/adx_h") as holder:
-        await holder.prepare()
+    """Others have all slots; one is asked for when there is something to answer."""
+    async with full(server):
         async with connected(server.address, f"/v1/realtime{query}", **options) as client:
             created = await client.expect("session.created")
         async with aiohttp.ClientSession(server.address) as http:
