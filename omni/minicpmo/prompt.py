@@ -147,14 +147,12 @@ class Prompts:
         """Return the ids that open a turn of *role*, after closing the turn before it."""
         return self.tokenizer.encode_markup(f"{closes}<|im_start|>{role}\n")
 
-    def assistant_header(
-        self, speaks: bool, thinks: bool = False, closes_turn: bool = True
-    ) -> list[int]:
-        """Return the ids fed before an answer; closes_turn: the user's turn is still open (Q6)."""
-        close = "<|im_end|>\n" if closes_turn else ""
-        no_thought = "" if thinks else "<think>\n\n</think>\n\n"
+    def assistant_header(self, speaks: bool) -> list[int]:
+        """Return the ids that close a user's turn and open an answer without a thought."""
         spoken = "<|tts_bos|>" if speaks else ""
-        return self.tokenizer.encode_markup(f"{close}<|im_start|>assistant\n{no_thought}{spoken}")
+        return self.tokenizer.encode_markup(
+            f"<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n{spoken}"
+        )
 
     def duplex_prefix(self, text: str) -> list[int]:
         """Return the ids before the reference audio of a duplex session with system text *text*."""
