@@ -113,9 +113,8 @@ class AudioEncoder(nn.Module):
         """Encode the next second of B rows and append its frames to the cache.
 
         mel: (B, mel bins, 104) with 2 frames of context on each side. is_first: (B,) bool, rows
-        whose
-        sound begins here: their first 2 frames are ignored. plan: 50 tokens a row, row by row, each
-        seeing its whole second. pool: (layers, 2, pages, page_size, heads, D), mutated.
+        whose sound begins here: their first 2 frames are ignored. plan: 50 tokens a row, row by
+        row, each seeing its whole second. pool: (layers, 2, pages, page_size, heads, D), mutated.
         Returns (B, 10, LLM hidden).
         """
         x = F.gelu(self.conv1(mel.to(self.conv1.weight.dtype)))
