@@ -28,7 +28,7 @@ from tests.conftest import clean_environment
 # torch's own compiler uses what torch has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 #: Fused operations round once where single ones round each time.
 FUSED = 1e-4
 
