@@ -17,11 +17,9 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
-
-from attrs import define
 
 from bench import report
+from bench.usage import Usage
 from omni.engine import AudioChunk, Buffer, Capabilities, Close, UnitResult
 from omni.link import BrokerLink, LinkedSession, open_link
 from omni.messages import Header, Heartbeat, Leased, Queued, Revoked, SlotFreed
@@ -33,23 +31,6 @@ NUM_NEWCOMERS = 300
 NUM_LEAVERS = 20
 QUIET_S = 9.0
 CHUNK = AudioChunk(pcm=Buffer(bytes(64_000)))
-_TICKS_HZ = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-@define
-class Usage:
-    """What a process has used so far."""
-
-    cpu_s: float
-    rss_bytes: int
-
-    @classmethod
-    def of(cls, pid: int) -> "Usage":
-        """Return it for process *pid*."""
-        fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()
-        pages = int(Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1])
-        return cls((int(fields[11]) + int(fields[12])) / _TICKS_HZ, pages * _PAGE_BYTES)
 
 
 class Waiter:

@@ -24,6 +24,7 @@ import orjson
 from PIL import Image
 
 from bench import report
+from bench.usage import Usage
 from omni.engine import AudioChunk, Buffer, PrepareDuplex, UnitResult
 from omni.recording.disk import DiskRecordings
 from omni.recording.finalise import finalise
@@ -31,7 +32,6 @@ from omni.recording.layout import JOURNAL, META, SUBFOLDERS, size_of, utc_iso, w
 from omni.recording.store import SessionStore
 
 _ROWS = 6
-_PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _HIGH_WATER_BYTES = 4 * 2**20
 
 
@@ -79,7 +79,7 @@ async def _record(args: argparse.Namespace) -> list[report.Row]:
     calls_s, begun_s = 0.0, time.monotonic()
     for number in range(units + 1):
         if number % max(1, units // (_ROWS - 1)) == 0:
-            row = {"recorded_s": number, "rss_mib": _rss_mib()}
+            row = {"recorded_s": number, "rss_mib": Usage.of(os.getpid()).rss_mib}
             rows.append({**row, "waiting_kib": recordings.waiting_bytes >> 10})
         before_s = time.perf_counter()
         recorder.heard(chunk)
@@ -99,7 +99,7 @@ async def _record(args: argparse.Namespace) -> list[report.Row]:
 def _finalise(args: argparse.Namespace) -> list[report.Row]:
     (journal,) = Path(args.folder).glob(f"sessions/*/{JOURNAL}")
     journal_mib = journal.stat().st_size / 2**20
-    before_mib, begun_s = _rss_mib(), time.monotonic()
+    before_mib, begun_s = Usage.of(os.getpid()).rss_mib, time.monotonic()
     finalise(journal.parent)
     passed_s = time.monotonic() - begun_s
     row: report.Row = {
@@ -147,10 +147,6 @@ def _unit() -> tuple[AudioChunk, UnitResult]:
         is_listen=False, text="你好 word ", pcm=Buffer(said), token_ids=tuple(range(12))
     )
     return chunk, result
-
-
-def _rss_mib() -> float:
-    return round(int(Path("/proc/self/statm").read_text("utf-8").split()[1]) * _PAGE_MIB, 1)
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from attrs import define
 
+from bench.usage import Usage
 from omni.process import ROOT
 from omni.running import find_running
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_TICKS_HZ = os.sysconf("SC_CLK_TCK")
 
 
 @define
@@ -34,11 +33,11 @@ class Server:
 
     def cpu_s(self) -> dict[str, float]:
         """Return the CPU time that each process has used so far."""
-        return {name: _cpu_s(pid) for name, pid in self.pids().items()}
+        return {name: Usage.of(pid).cpu_s for name, pid in self.pids().items()}
 
     def rss_mib(self) -> dict[str, float]:
         """Return the memory that each process holds now."""
-        return {name: _rss_mib(pid) for name, pid in self.pids().items()}
+        return {name: Usage.of(pid).rss_mib for name, pid in self.pids().items()}
 
 
 @contextlib.contextmanager
@@ -80,13 +79,3 @@ def _wait_ready(launcher: "subprocess.Popen[bytes]", folder: Path) -> Server:
             return Server(folder / "run", found.address)
         time.sleep(0.05)
     raise RuntimeError((folder / "up.txt").read_text("utf-8", "replace"))
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_HZ
-
-
-def _rss_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1])
-    return round(pages * _PAGE_BYTES / 2**20, 1)
