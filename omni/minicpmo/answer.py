@@ -3,11 +3,12 @@
 from attrs import define, field, frozen
 
 from omni.engine import FinishReason, ReplyChunk, ToolCall
+from omni.engine.stop_texts import StopTexts
 from omni.errors import ContextExhausted
 from omni.minicpmo.outlet import Costs, Outlet
 from omni.minicpmo.sampling import TextSampling
 from omni.minicpmo.session import Session
-from omni.minicpmo.shown_text import StopTexts, Thoughts
+from omni.minicpmo.shown_text import Thoughts
 from omni.minicpmo.speaker import GROUP_TOKENS, Group, Speaker
 from omni.minicpmo.tokenizer import TextStream
 from omni.minicpmo.tool_calls import ToolCalls

@@ -4,8 +4,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from omni.engine.stop_texts import StopTexts
 from omni.errors import CheckpointError, ContextExhausted, GenerationFailed
 from omni.pocket.thinking import Answer, Sampling, TakeText, Utterance, fitting
 
@@ -99,18 +100,19 @@ class HfThinking:
 
         began = time.perf_counter()
         first_token_at: list[float] = []
-        said = ""
+        stops = StopTexts(sampling.stop)
+        read, said = "", ""
         wanted = take("")
 
         class OnToken(StoppingCriteria):  # type: ignore[misc]  # untyped base
             def __call__(_self, input_ids: Any, scores: Any, **_: Any) -> bool:
-                nonlocal said, wanted
+                nonlocal read, said, wanted
                 first_token_at.append(time.perf_counter())
                 text = self._tokenizer.decode(input_ids[0, len(prompt) :], skip_special_tokens=True)
-                if not text.endswith(_REPLACEMENT) and len(text) > len(said):
-                    piece, said = text[len(said) :], text
-                    wanted = take(piece)
-                return not wanted or any(mark in said for mark in sampling.stop)
+                if not text.endswith(_REPLACEMENT) and len(text) > len(read):
+                    piece, read = stops.push(text[len(read) :]), text
+                    said, wanted = said + piece, take(piece)
+                return not wanted or stops.is_hit
 
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
@@ -123,6 +125,8 @@ class HfThinking:
                 stopping_criteria=StoppingCriteriaList([OnToken()]),
                 **_generation_fields(sampling),
             )
+        if wanted and (rest := stops.flush()):
+            said, wanted = said + rest, take(rest)
         num_new = int(out.shape[1]) - len(prompt)
         now = time.perf_counter()
         first = first_token_at[0] if first_token_at else now
@@ -131,10 +135,16 @@ class HfThinking:
             text=said,
             input_tokens=len(prompt),
             generated_tokens=num_new,
-            finish_reason="stopped" if not wanted else "length" if reached else "stop",
+            finish_reason=_reason(wanted, reached and not stops.is_hit),
             prefill_ms=(first - began) * 1000,
             generate_ms=(now - first) * 1000,
         )
+
+
+def _reason(wanted: bool, reached: bool) -> Literal["stop", "length", "stopped"]:
+    if not wanted:
+        return "stopped"
+    return "length" if reached else "stop"
 
 
 def _generation_fields(sampling: Sampling) -> dict[str, Any]:

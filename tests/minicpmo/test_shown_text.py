@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from omni.minicpmo.shown_text import StopTexts, Thoughts
+from omni.minicpmo.shown_text import Thoughts
 from omni.minicpmo.tokenizer import Tokenizer
 
 
@@ -32,21 +32,3 @@ def test_a_thought_is_all_between_its_marks_and_the_space_behind(
 
     assert tokenizer.decode(kept).split() == shown.split()
     assert tokenizer.decode(kept).endswith("\n") is shown.endswith("\n")
-
-
-def test_a_stop_text_cuts_however_the_text_comes() -> None:
-    for cut in range(1, 8):
-        stops = StopTexts(("abcab", "cd"))
-        pieces = ["xxabca", "bcaab", "abcdyy"]
-        text = "".join(pieces)
-        shown = "".join(stops.push(text[at : at + cut]) for at in range(0, len(text), cut))
-
-        assert (shown + stops.flush(), stops.is_hit) == ("xx", True)
-
-
-def test_what_only_looked_like_a_stop_text_is_shown_at_last() -> None:
-    stops = StopTexts(("abcab",))
-
-    assert stops.push("xxabca") == "xx"
-    assert stops.flush() == "abca"
-    assert not stops.is_hit
