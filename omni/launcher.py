@@ -27,8 +27,9 @@ READY_POLL_S = 0.05
 HTTP_TIMEOUT_S = 5.0
 #: A process that was never ready is given up sooner: somebody waits in front of the terminal.
 MAX_START_RETRIES = 2
-#: Broker and web that were started again say hello in about a second; a busy machine needs longer.
-FIRST_SIGN_S = 10.0
+#: Broker and web that were started again say hello in about a second, and in 15 s on a machine that
+#: is very busy: who is killed for that is killed again and again, and given up.
+FIRST_SIGN_S = 60.0
 #: The broker answers within a millisecond; a busy machine needs longer, and then a miss is no harm.
 HEARTBEATS_PER_ANSWER = 2
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -243,7 +244,8 @@ class Launcher:
         silent_since_s: dict[tuple[str, int], float] = {}
         calm_s = self._fabric.heartbeat_interval_s * self._fabric.heartbeat_misses
         while True:
-            is_calm = all(child.is_ready for child in self._children)
+            # one answer that is late must not count until the next calm look
+            is_calm = not silent_since_s and all(child.is_ready for child in self._children)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(calm_s if is_calm else READY_POLL_S):
                     await self._exited.wait()
@@ -261,6 +263,7 @@ class Launcher:
                     log.error("%s hangs (process %s); killing it", child.name, child.pid)
                     self._progress.note(child.name, "hangs and is killed")
                     child.signal_group(signal.SIGKILL)
+                    silent_since_s[key] = now_s
 
     def _gives_sign(self, child: Child, status: Status | None) -> bool:
         """True while nothing speaks against *child*; without a broker, against nobody else."""

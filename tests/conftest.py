@@ -23,7 +23,7 @@ from omni.running import find_running, is_ours, left_over, pid_path
 from omni.settings import FabricSettings
 from tests.fakes import until
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 60.0
 
 # Every run draws the same examples, and none fails for the time that it takes on a busy machine.

@@ -16,7 +16,9 @@ import pytest
 from attrs import evolve
 
 from omni.children import ChildSpec, exit_reason
+from omni.errors import NoWorker
 from omni.launcher import MAX_START_RETRIES, Launcher, StartFailed
+from omni.messages import Status
 from omni.progress import Progress
 from omni.settings import load_settings
 from tests.fakes import TIMEOUT_S
@@ -184,6 +186,52 @@ async def test_what_is_not_ready_in_time_fails_the_start(folder: Path) -> None:
     async with bench.running() as task:
         with pytest.raises(StartFailed, match="web-0 not ready after 1 s"):
             await asyncio.wait_for(task, TIMEOUT_S)
+
+
+class LateBroker:
+    """A link whose first two questions are answered too late."""
+
+    connected = True
+    num_asked = 0
+
+    async def status(self) -> Status:
+        self.num_asked += 1
+        if self.num_asked <= 2:
+            raise NoWorker("it is late")
+        return STATUS
+
+
+async def test_an_answer_that_is_late_is_asked_for_again_at_once(folder: Path) -> None:
+    """Two late answers seconds apart killed a broker that had answered nothing but these late."""
+    patience = ("fabric.stop_timeout_s=20", "fabric.heartbeat_misses=100")
+    launcher = Bench(folder, {"broker": "good"}, *patience).launcher
+    [child] = launcher._children
+    child.start()
+    child.note_ready()
+    link = LateBroker()
+    watch = asyncio.create_task(launcher._watch(link), name="watch")  # type: ignore[arg-type]
+    try:
+        launcher._exited.set()  # so that it looks now
+        async with asyncio.timeout(TIMEOUT_S):
+            while link.num_asked < 3:
+                await asyncio.sleep(0.01)
+        assert os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    finally:
+        watch.cancel()
+        child.signal_group(signal.SIGKILL)
+        await child.exited()
+
+
+async def test_who_was_started_again_has_a_minute_for_a_first_sign(folder: Path) -> None:
+    """On a very busy machine a web took longer than ten seconds, was killed each time, given up."""
+    launcher = Bench(folder, {"web-0": "good"}).launcher
+    [child] = launcher._children
+    child.started_s = time.monotonic()
+
+    patience_s = launcher._patience_s(child)
+    child.note_ready()
+
+    assert patience_s == 60 > launcher._patience_s(child)
 
 
 async def test_a_worker_that_loads_for_longer_than_a_start_may_take_is_hung(folder: Path) -> None:
