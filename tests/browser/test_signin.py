@@ -27,6 +27,23 @@ def locked(start_omni: StartOmni) -> Iterator[RunningOmni]:
     omni.stop()
 
 
+#: Elements that reach beyond the right edge, where nobody sees them.
+CUT_OFF = """[...document.querySelectorAll("main *")]
+  .filter((element) => element.getBoundingClientRect().right > innerWidth)
+  .map((element) => element.className)"""
+
+
+async def test_the_form_fits_the_smallest_phone(locked: RunningOmni) -> None:
+    async with chromium() as browser:
+        page = await browser.new_page(
+            ignore_https_errors=True, viewport={"width": 320, "height": 640}
+        )
+        await page.goto(f"{locked.address}/signin")
+        await page.wait_for_selector("#key")
+
+        assert await page.evaluate(CUT_OFF) == []
+
+
 async def test_a_key_leads_back_to_the_page_that_was_asked_for(locked: RunningOmni) -> None:
     key = KeyBook(locked.data_dir, SecuritySettings()).make("api", "browser")[1]
     async with chromium() as browser:
