@@ -87,7 +87,7 @@ def extras_for(argv: Sequence[str]) -> list[str]:
     torch = "gpu" if has_gpu() else "test-cpu"
     machine = ["base", "pocket", "gpu"] if torch == "gpu" else ["base", "pocket"]
     further = {"install": list(argv[1:]), "test": ["test", torch]}
-    if command in _WITH_TORCH:
+    if command in _WITH_TORCH and not {"-h", "--help"} & set(argv):
         further[command] = [torch]
     return list(dict.fromkeys([*machine, *further.get(command, [])]))
 

@@ -65,6 +65,8 @@ def test_each_command_gets_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> Non
     assert install.extras_for(["up", "--http"]) == ["base", "pocket"]
     assert install.extras_for(["test", "-k", "x"]) == ["base", "pocket", "test", "test-cpu"]
     assert install.extras_for(["install", "dev"]) == ["base", "pocket", "dev"]
+    assert install.extras_for(["model", "check", "x"]) == ["base", "pocket", "test-cpu"]
+    assert install.extras_for(["model", "--help"]) == ["base", "pocket"]
 
     monkeypatch.setattr(install, "has_gpu", lambda: True)
     assert install.extras_for(["up"]) == ["base", "pocket", "gpu"]
