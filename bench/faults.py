@@ -10,25 +10,21 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 from attrs import define, evolve, field
 
+from bench import report
+from bench.server import running
 from omni.engine import AudioChunk, Buffer, Prepared, PrepareDuplex, UnitResult
 from omni.errors import NoWorker, OmniError, WorkerLost
 from omni.link import BrokerLink, open_link
 from omni.messages import Status
-from omni.process import ROOT
-from omni.running import find_running, pid_path
+from omni.running import pid_path
 from omni.settings import FabricSettings
 from omni.table import render_table
 
@@ -248,61 +244,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sessions", type=int, default=8)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="omni-") as folder:
-        run_dir = str(Path(folder) / "run")
-        sets = [f"fabric.run_dir={run_dir}", f"service.data_dir={folder}/data"]
-        sets += ["model.engine=null", f"fabric.slots={args.sessions}"]
+    settings = {
+        "model.engine": "null",
+        "fabric.slots": args.sessions,
         # every restart is the first: else pauses grow, and after ten a process is given up
-        sets += ["fabric.restart_stable_s=1"]
-        flags = [word for item in sets for word in ("--set", item)]
-        command = [sys.executable, "-m", "omni.cli", "up", "--http", "--port", "0"]
-        command += ["--workers", "2", "--parent", str(os.getpid())]
-        with open(Path(folder) / "up.txt", "wb") as output:
-            launcher = subprocess.Popen(
-                [*command, *flags], cwd=ROOT, stdout=output, stderr=output
-            )
-        try:
-            wait_ready(Path(folder) / "up.txt", launcher)
-            running = find_running(run_dir)
-            assert running is not None
-            fabric = evolve(FabricSettings(), run_dir=run_dir)
-            faults = asyncio.run(measure(fabric, running.address, args))
-        finally:
-            launcher.terminate()
-            launcher.wait(30)
-    report(faults, args)
+        "fabric.restart_stable_s": 1,
+    }
+    with running(settings, "--workers", "2") as server:
+        fabric = evolve(FabricSettings(), run_dir=str(server.run_dir))
+        faults = asyncio.run(measure(fabric, server.address, args))
+    tell(faults, args)
 
 
-def wait_ready(output: Path, launcher: "subprocess.Popen[bytes]") -> None:
-    """Return when `omni up` says that it is ready."""
-    end_s = time.monotonic() + LIMIT_S
-    while "omni is ready" not in output.read_text("utf-8"):
-        if launcher.poll() is not None or time.monotonic() > end_s:
-            raise SystemExit(output.read_text("utf-8") + "\nomni up did not become ready")
-        time.sleep(0.05)
-
-
-def describe() -> str:
-    """Return the machine and the commit."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    return (
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"commit {commit or '?'}"
-    )
-
-
-def report(faults: Faults, args: argparse.Namespace) -> None:
+def tell(faults: Faults, args: argparse.Namespace) -> None:
     """Print what was measured."""
-    print(describe())
+    machine = report.machine()
+    print(machine)
     print(f"{args.rounds} rounds, {args.sessions} sessions at {1000 * PACE_S:.0f} ms; ms\n")
     rows = []
     for what, taken in faults.measured_ms.items():
         taken.sort()
         rows.append([what, f"{taken[len(taken) // 2]:.0f}", f"{taken[-1]:.0f}", str(len(taken))])
     print(render_table(("fault", "median", "worst", "n"), rows))
-    print(json.dumps({"machine": describe(), "ms": faults.measured_ms}))
+    print(json.dumps({"machine": machine, "ms": faults.measured_ms}))
 
 
 if __name__ == "__main__":
