@@ -11,7 +11,7 @@ import orjson
 from aiohttp import WSMsgType
 from attrs import define
 
-from tests.fakes import TIMEOUT_S
+from tests.fakes import TIMEOUT_S as TIMEOUT_S  # for those who import it from here
 
 Event = dict[str, Any]  # JSON of the server under test
 
