@@ -11,7 +11,7 @@ from attrs import define, field
 from omni.audio import INPUT_HZ, pcm16_from_waveform, waveform_from_float32
 from omni.engine import Buffer
 from omni.errors import ProtocolError
-from omni.realtime.dialect import Frame
+from omni.realtime.dialect import Frame, event
 from omni.realtime.fields import Fields
 from omni.realtime.media import (
     FLOAT32_TAG,
@@ -27,6 +27,8 @@ SoundForm = Literal["base64", "pcm16", "float32", "opus"]
 SOUND_FORMS: tuple[SoundForm, ...] = ("base64", "pcm16", "float32", "opus")
 #: Of the layout of binary frames. A client may name it, and is refused if it means another one.
 SOUND_VERSION = 1
+#: A minute of sound as base64 in JSON takes 50 ms: above this it is written when it goes.
+_QUICK_SOUND_BYTES = 2**18
 #: Not even a WAV file at 1 kHz takes long in so few bytes.
 _QUICK_BYTES = 8 * 2**10
 #: First letters of a WAV file in base64, and the field that says that raw sound has another rate.
@@ -62,6 +64,22 @@ class SoundWriter:
         if frame is None:
             return {name: None}, []
         return {name: None, "audio_follows": True}, [frame]
+
+    def whole(
+        self, kind: str, name: str, pcm: bytes | memoryview, **fields: object
+    ) -> list[Frame]:
+        """Return the event that ends a turn with all of its sound, and the frame behind it, if any.
+
+        Base64 of much sound is made when the event goes, in a thread.
+        """
+        if self.form == "base64" and len(pcm) > _QUICK_SOUND_BYTES:
+
+            def written() -> bytes:
+                return event(kind, **fields, **{name: encode_base64(pcm)})[0].data
+
+            return [Frame(b"", work=written)]
+        audio, frames = self.told(name, pcm, is_last=True)
+        return [*event(kind, **fields, **audio), *frames]
 
     def cut(self) -> None:
         """Forget what is kept back of a turn that is over."""

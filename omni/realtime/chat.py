@@ -83,7 +83,7 @@ class ChatDialect:
         return [*event("chunk", **fields), *frames] if fields else []
 
     def _render_done(self, answer: ChatAnswered) -> Sequence[Frame]:
-        done, frames = answer.done, list[Frame]()
+        done = answer.done
         fields: dict[str, object] = {
             "text": done.text,
             "generated_tokens": done.generated_tokens,
@@ -92,10 +92,9 @@ class ChatDialect:
         }
         if answer.recording_id:
             fields["recording_session_id"] = answer.recording_id
-        if not answer.stream:
-            audio, frames = self._mouth.told("audio_data", answer.pcm, is_last=True)
-            fields |= audio
-        return [*event("done", **fields), *frames]
+        if answer.stream:
+            return event("done", **fields)
+        return self._mouth.whole("done", "audio_data", answer.pcm, **fields)
 
 
 def parse_request(fields: Fields, max_new_tokens: int) -> ChatRequest:

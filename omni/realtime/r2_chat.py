@@ -113,14 +113,14 @@ class R2ChatDialect:
 
     def _render_done(self, answer: ChatAnswered) -> Sequence[Frame]:
         done = answer.done
-        audio, follows = self._session.mouth.told("audio", answer.pcm, is_last=True)
-        if answer.recording_id:
-            audio["recording_session_id"] = answer.recording_id
-        told = event(
+        extra = {"recording_session_id": answer.recording_id} if answer.recording_id else {}
+        return self._session.mouth.whole(
             "response.done",
+            "audio",
+            answer.pcm,
             **self._ids(),
             text=done.text,
-            **audio,
+            **extra,
             reason="error" if answer.failure else "turn_end",
             finish_reason=done.finish_reason,
             metrics={
@@ -133,7 +133,6 @@ class R2ChatDialect:
             },
             **self._session.usage.add(Usage.of_chat(done)),
         )
-        return [*told, *follows]
 
     def _delta(self, **fields: object) -> list[Frame]:
         return event("response.output.delta", **self._ids(), **fields)

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from omni.engine import Buffer, ReplyChunk, UnitResult
-from omni.realtime.binary_sound import is_slow
+from omni.realtime.binary_sound import SoundWriter, is_slow
 from omni.realtime.chat import ChatDialect
 from omni.realtime.dialect import Dialect, Notice, Prefilled, UnitAnswered
 from omni.realtime.duplex import DuplexDialect
@@ -89,3 +89,15 @@ def test_a_second_opening_changes_no_answer_that_is_on_its_way(
 
     _, sound = dialect.render(notice)
     assert sound.data[:4] == b"F32L"
+
+
+def test_a_long_answer_is_written_beside_the_loop() -> None:
+    """A minute of it as base64 in JSON held every session for 50 ms."""
+    pcm = np.arange(100_000, dtype="<f4").tobytes()
+
+    (frame,) = SoundWriter().whole("done", "audio_data", pcm, text="hi")
+
+    assert frame.work is not None and not frame.binary
+    told = orjson.loads(frame.work())
+    assert (told["type"], told["text"]) == ("done", "hi")
+    assert base64.b64decode(told["audio_data"]) == pcm
