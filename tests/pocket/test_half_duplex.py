@@ -75,13 +75,13 @@ def test_turns_are_counted_and_follow_each_other(driver: Driver, france: audio.W
 def test_sound_during_an_answer_is_not_heard(
     driver: Driver, voice: Voice, france: audio.Waveform
 ) -> None:
+    joke = said_at_16_khz(voice, "Tell me a joke.")
     slot = opened(driver)
     events = driver.send(slot, *chunks(france, 500))
     if not any(isinstance(event, Generating) for event in events):
         events += driver.until(slot, lambda event: isinstance(event, Generating))
 
-    driver.send(slot, *chunks(said_at_16_khz(voice, "Tell me a joke."), 500))
-    events += driver.until(slot, lambda event: isinstance(event, TurnDone))
+    events += said(driver, slot, joke)
     later = driver.send(slot, *chunks(silence(0.5), 500))
 
     assert sum(isinstance(event, Generating) for event in events) == 1
