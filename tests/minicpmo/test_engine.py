@@ -416,8 +416,8 @@ def test_recorded_batch_sizes_change_nothing(
     these steps are graphs, here they are called.
     """
     expected = run_alone(driver, slots(1)[0], seed=2)
-    recorded = start(EngineOptions(batch_sizes=(3, 8)))
-    seats = slots(4)
+    recorded = start(EngineOptions(batch_sizes=(2, 4)), "fabric.slots=4")
+    seats = slots(3)
     for seat in seats:
         recorded.ask(seat, PREPARE, Prepared)
     for seat in seats:
