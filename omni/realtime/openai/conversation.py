@@ -104,11 +104,13 @@ class Conversation:
 
     def _make_room(self, newest: Item) -> list[Item]:
         gone: list[Item] = []
+        held_bytes = sum(map(num_bytes, self._items))
         while len(self._items) > self.max_items or (
-            len(self._items) > 1 and sum(map(num_bytes, self._items)) > self.max_bytes
+            len(self._items) > 1 and held_bytes > self.max_bytes
         ):
             oldest = next(item for item in self._items if item is not newest)
             self._items.remove(oldest)
+            held_bytes -= num_bytes(oldest)
             gone.append(oldest)
         return gone
 

@@ -1,6 +1,6 @@
 """Items in order and within their bound, and what an engine is told of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -13,6 +13,7 @@ from omni.realtime.openai.conversation import (
     messages_of,
 )
 from omni.realtime.openai.items import (
+    Content,
     FunctionCall,
     FunctionCallOutput,
     Item,
@@ -134,6 +135,29 @@ def test_the_oldest_items_go_when_they_are_too_large() -> None:
     _, gone = there.add(spoken("c", 2))
 
     assert [item.id for item in gone] == ["a"] and ids(there) == ["b", "c"]
+
+
+class Watched(list[Content]):
+    """Content that counts how often it is looked through."""
+
+    num_looks = 0
+
+    def __iter__(self) -> Iterator[Content]:
+        self.num_looks += 1
+        return super().__iter__()
+
+
+def test_room_is_made_for_a_large_item_in_one_go() -> None:
+    """For each item that went all were weighed again: a thousand held the loop for seconds."""
+    items = [Message(id=f"a{n}", role="user", content=Watched([Text("1")])) for n in range(100)]
+    there = conversation(*items, max_items=1000, max_bytes=SECOND)
+    before = sum(item.content.num_looks for item in items if isinstance(item.content, Watched))
+
+    _, gone = there.add(spoken("b", 5))
+
+    after = sum(item.content.num_looks for item in items if isinstance(item.content, Watched))
+    assert len(gone) == 100
+    assert after - before <= 2 * len(items)
 
 
 def test_one_item_above_the_bound_stays() -> None:
