@@ -109,6 +109,27 @@ test("sound waits for no picture that takes too long", async (t) => {
   assert.equal(made.session.metrics.framesSkipped, 1);
 });
 
+test("a picture that comes too late for its second goes with the next one, unless the camera is off by then", async (t) => {
+  const made = await call();
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const lateBy = async (gives) => {
+    let ready;
+    made.camera.gives = () => new Promise((resolve) => (ready = resolve));
+    made.capture.gives(sound(1000));
+    t.mock.timers.tick(200);
+    await settled();
+    ready({ base64: gives, bytes: 1, width: 1, height: 1 });
+    await settled();
+  };
+  await lateBy("first");
+  await lateBy("second");
+  made.camera.gives = () => null;
+  made.capture.gives(sound(1000));
+  await settled();
+
+  assert.deepEqual(made.chunks.map(({ frame_base64_list }) => frame_base64_list?.[0]), [undefined, "first", undefined]);
+});
+
 test("a camera that gives nothing, or fails, leaves the sound alone", async () => {
   const made = await call();
   made.camera.gives = () => null;

@@ -8,10 +8,11 @@ import { HD_SLICES, PLAIN_SLICES } from "./video/frame.js";
 const FRAME_EVERY_MS = 1000;
 /** Pictures give way before sound does when the uplink is slow. */
 const MAX_FRAME_BUFFERED_BYTES = MAX_BUFFERED_BYTES / 2;
-/** A picture that takes longer is left out: sound does not wait for it, ms. */
+/** A picture that takes longer goes with the next second: sound does not wait for it, ms. */
 const GRAB_TIMEOUT_MS = 200;
 
 /**
+ * @typedef {{frame: import("./video/camera.js").Frame, maxSlices: number}} Taken
  * @typedef {import("./duplex.js").DuplexOptions & import("./video/camera.js").CameraOptions & {isHd?: boolean}} OmniOptions
  */
 
@@ -23,6 +24,7 @@ export class OmniSession extends DuplexSession {
   /** @type {Promise<void>} */ #line = Promise.resolve();
   #soundMs = FRAME_EVERY_MS;
   #isSlow = false;
+  /** @type {Taken|null} what came too late for its own second */ #late = null;
 
   get maxSlices() {
     return this.isHd ? HD_SLICES : PLAIN_SLICES;
@@ -56,8 +58,22 @@ export class OmniSession extends DuplexSession {
   async #takeFrame() {
     if (this.bufferedAmount > MAX_FRAME_BUFFERED_BYTES) return this.#skipFrame();
     const maxSlices = this.maxSlices;
-    const frame = await inTime(this.parts.camera.grab(maxSlices));
-    if (!frame) return this.#skipFrame(false);
+    const taking = this.#grab(maxSlices);
+    void taking.then((taken) => (this.#late = taken));
+    const now = await inTime(taking);
+    const taken = now === undefined ? this.#late : now;
+    this.#late = null;
+    return taken ? this.#sendFrame(taken) : this.#skipFrame(false);
+  }
+
+  /** null where the camera gives none. @param {number} maxSlices @returns {Promise<Taken|null>} */
+  async #grab(maxSlices) {
+    const frame = await this.parts.camera.grab(maxSlices).catch(() => null);
+    return frame && { frame, maxSlices };
+  }
+
+  /** @param {Taken} taken */
+  #sendFrame({ frame, maxSlices }) {
     this.#isSlow = false;
     this.metrics.frameSent(frame.bytes);
     this.emit("frame", { width: frame.width, height: frame.height, bytes: frame.bytes });
@@ -73,12 +89,12 @@ export class OmniSession extends DuplexSession {
   }
 }
 
-/** @template T @param {Promise<T>} frame @returns {Promise<T|null>} */
-async function inTime(frame) {
+/** undefined for what takes too long. @template T @param {Promise<T>} taking @returns {Promise<T|undefined>} */
+async function inTime(taking) {
   /** @type {any} */ let timer = 0;
-  const late = new Promise((resolve) => (timer = setTimeout(() => resolve(null), GRAB_TIMEOUT_MS)));
+  const late = new Promise((resolve) => (timer = setTimeout(() => resolve(undefined), GRAB_TIMEOUT_MS)));
   try {
-    return /** @type {T|null} */ (await Promise.race([frame.catch(() => null), late]));
+    return /** @type {T|undefined} */ (await Promise.race([taking, late]));
   } finally {
     clearTimeout(timer);
   }
