@@ -11,7 +11,8 @@ from typing import Any
 from playwright.async_api import Browser, Page, async_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
-TIMEOUT_S = 40.0
+#: Of waits for what must come: a browser without a GPU is slow, beside others very slow.
+TIMEOUT_S = 120.0
 
 #: Controls that nothing names, texts that stayed keys, and ids that two elements have.
 UNNAMED = """[...document.querySelectorAll("button, a, select, input, textarea, video")]
