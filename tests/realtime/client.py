@@ -1,5 +1,6 @@
 """A client of the demo's protocol, for tests: sends events, waits for events, sees the close."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +36,7 @@ class Client:
 
     async def receive(self) -> Event:
         """Return the next event. Fails when the socket closes instead."""
-        message = await self.socket.receive(TIMEOUT_S)
+        message = await self._next()
         assert message.type is WSMsgType.TEXT, f"{message.type!r} {message.data!r}"
         event: Event = orjson.loads(message.data)
         return event
@@ -60,10 +61,15 @@ class Client:
 
     async def closed(self) -> int:
         """Return the code of the close, which must come next."""
-        message = await self.socket.receive(TIMEOUT_S)
+        message = await self._next()
         assert message.type in (WSMsgType.CLOSE, WSMsgType.CLOSED), str(message.data)[:200]
         assert self.socket.close_code is not None
         return self.socket.close_code
+
+    async def _next(self) -> aiohttp.WSMessage:
+        """Return what comes next. The bound is our own: each ping begins that of aiohttp anew."""
+        async with asyncio.timeout(TIMEOUT_S):
+            return await self.socket.receive()
 
     async def prepare(self, **fields: object) -> Event:
         """Go from the open socket to `prepared`."""
