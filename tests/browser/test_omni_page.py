@@ -110,7 +110,7 @@ async def test_an_engine_without_eyes_is_named_before_anything_is_asked(browser:
         page = await browser.new_page()
         await page.add_init_script(COUNT_CAMERAS)
         await page.goto(f"{url}/omni?lang=en")
-        title = await page.locator(".blind-card h2").inner_text()
+        title = await page.locator(".blind-card h1").inner_text()
         text = await page.locator(".blind-card p").inner_text()
         can_start = await page.locator("#start").is_visible()
         await page.keyboard.press("Control+Enter")
