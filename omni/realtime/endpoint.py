@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from aiohttp import WSMsgType, web
 from attrs import define, field
 
+from omni.call_threads import in_call_thread
 from omni.diagnostics import Diagnostics
 from omni.errors import (
     NoWorker,
@@ -192,7 +193,7 @@ class Endpoint:
 
     async def _parse(self, data: bytes, binary: bool) -> Command:
         if len(data) > _INLINE_BYTES or is_slow(data, binary):
-            return await asyncio.to_thread(self.dialect.parse, data, binary)
+            return await in_call_thread(self.dialect.parse, data, binary)
         return self.dialect.parse(data, binary)
 
     async def _take(self, command: Command) -> None:

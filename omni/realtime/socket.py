@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
 
+from omni.call_threads import in_call_thread
 from omni.errors import OmniError, ProtocolError, TooLarge
 from omni.realtime.dialect import Frame, event
 from omni.settings import WebSettings
@@ -69,7 +70,7 @@ class ClientSocket(web.WebSocketResponse):
         async with self._telling:  # what belongs together goes together
             for frame in frames:
                 kind = WSMsgType.BINARY if frame.binary else WSMsgType.TEXT
-                data = await asyncio.to_thread(frame.work) if frame.work else frame.data
+                data = await in_call_thread(frame.work) if frame.work else frame.data
                 await self.send_frame(data, kind)
         if self._num_behind_bytes > _MAX_BEHIND_BYTES:
             await self._wait_for_client(_MAX_BEHIND_BYTES)

@@ -1,8 +1,8 @@
 """What a client's events about items do to the conversation, and what it is told of that."""
 
-import asyncio
 from typing import assert_never
 
+from omni.call_threads import in_call_thread
 from omni.realtime.openai.client_events import DeleteItem, RetrieveItem, TruncateItem
 from omni.realtime.openai.config import FormatName
 from omni.realtime.openai.conversation import Conversation
@@ -34,7 +34,7 @@ async def done_with_item(
     match event:
         case RetrieveItem(item_id=item_id):
             item = conversation.find(item_id, "retrieve")
-            whole = await asyncio.to_thread(shown_item, item, sound)
+            whole = await in_call_thread(shown_item, item, sound)
             return [ServerEvent.of("conversation.item.retrieved", item=whole)]
         case DeleteItem(item_id=item_id):
             item = conversation.find(item_id, "delete")

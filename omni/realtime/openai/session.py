@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from attrs import define, evolve, field
 
 from omni.audio import INPUT_HZ, Waveform, float32_from_waveform, waveform_from_float32
+from omni.call_threads import in_call_thread
 from omni.engine import Buffer, Capabilities
 from omni.errors import ProtocolError, QueueFull
 from omni.link import BrokerLink
@@ -143,9 +144,7 @@ class RealtimeSession:
     async def take(self, data: bytes, binary: bool) -> None:
         """Do what a frame asks for, or tell what is wrong with it; the session goes on."""
         if len(data) > _INLINE_BYTES or is_slow(data, binary):
-            received = await asyncio.to_thread(
-                read_frame, data, binary, self.config, self._reader
-            )
+            received = await in_call_thread(read_frame, data, binary, self.config, self._reader)
         else:
             received = read_frame(data, binary, self.config, self._reader)
         try:
@@ -203,7 +202,7 @@ class RealtimeSession:
         if event.pcm is not None:
             waveform = waveform_from_float32(event.pcm)
         elif len(event.data) > _INLINE_BYTES:
-            waveform = await asyncio.to_thread(self._decoder.push, event.data)
+            waveform = await in_call_thread(self._decoder.push, event.data)
         else:
             waveform = self._decoder.push(event.data)
         for at in range(0, waveform.size, INPUT_HZ):
@@ -211,7 +210,7 @@ class RealtimeSession:
 
     async def _hear(self, waveform: Waveform) -> None:
         if waveform.size > INLINE_WINDOWS * WINDOW_SAMPLES:
-            changes = await asyncio.to_thread(self._microphone.push, waveform)
+            changes = await in_call_thread(self._microphone.push, waveform)
         else:
             changes = self._microphone.push(waveform)
         if self.config.turn_detection is None:
