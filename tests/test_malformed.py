@@ -15,7 +15,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from yarl import URL
@@ -26,12 +26,7 @@ from omni.web import make_app
 from tests.conftest import RunningOmni
 from tests.realtime.client import Client, connected
 
-FEW = settings(
-    max_examples=12,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+FEW = settings(max_examples=12)
 Message = bytes | str | dict[str, Any]
 
 _APP = make_app(Settings())

@@ -7,7 +7,7 @@ import zlib
 import aiohttp
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import RunningOmni
@@ -116,11 +116,7 @@ def check(status: int, body: bytes, content_type: str) -> None:
     assert error["message"] and error["type"] == "invalid_request_error"
 
 
-relaxed = settings(
-    max_examples=MAX_EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+relaxed = settings(max_examples=MAX_EXAMPLES)
 
 
 @relaxed

@@ -17,7 +17,7 @@ from openai import AsyncOpenAI
 from omni.audio import OUTPUT_HZ, Waveform
 from omni.link import BrokerLink, open_link
 from omni.settings import load_settings
-from tests.conftest import StartOmni
+from tests.conftest import StartOmni, status_of
 from tests.fabric import HostedWorker
 from tests.openai.conftest import MODEL, sdk
 from tests.realtime.openai.talk import talking
@@ -80,7 +80,7 @@ async def puppet(
 async def _until_ready(link: BrokerLink) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         while not any(
-            view.name == NAME and view.state == "ready" for view in (await link.status()).workers
+            view.name == NAME and view.state == "ready" for view in (await status_of(link)).workers
         ):
             await asyncio.sleep(0.05)
 

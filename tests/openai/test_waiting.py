@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 from omni.messages import Status
-from tests.conftest import RunningOmni, StartOmni
+from tests.conftest import RunningOmni, StartOmni, status_of
 from tests.openai.conftest import MODEL, TIMEOUT_S, sdk, sound_file
 from tests.realtime.client import connected
 
@@ -64,7 +64,7 @@ def _counts(status: Status) -> tuple[int, int]:
 
 async def until(server: RunningOmni, waiting: int, served: int) -> None:
     async with asyncio.timeout(TIMEOUT_S), server.link() as link:
-        while _counts(await link.status()) != (waiting, served):
+        while _counts(await status_of(link)) != (waiting, served):
             await asyncio.sleep(0.005)
 
 

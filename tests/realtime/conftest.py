@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from omni.engine.null import NullEngine, Script
-from tests.conftest import RunningOmni, StartOmni
+from tests.conftest import RunningOmni, StartOmni, status_of
 from tests.fabric import HostedWorker
 from tests.fakes import TIMEOUT_S
 
@@ -37,7 +37,7 @@ async def until_ready(running: RunningOmni, name: str) -> None:
     async with running.link() as link, asyncio.timeout(TIMEOUT_S):
         while not [
             view
-            for view in (await link.status()).workers
+            for view in (await status_of(link)).workers
             if (view.name, view.state) == (name, "ready")
         ]:
             await asyncio.sleep(0.02)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import RunningOmni, StartOmni
@@ -260,9 +260,7 @@ _KINDS = st.sampled_from(["audio_chunk", "prepare", "pause", "generate", ""])
 
 
 @pytest.mark.parametrize("path", ["/ws/duplex/adx_f", "/ws/half_duplex/hdx_f", "/ws/chat"])
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40)
 @given(frames=st.lists(st.binary(max_size=40) | st.tuples(_KINDS, _FIELDS), min_size=1, max_size=8))
 def test_no_malformed_frame_costs_a_worker(
     omni: RunningOmni, path: str, frames: list[bytes | tuple[str, dict[str, object]]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import RunningOmni
@@ -65,9 +65,7 @@ MALFORMED: Mapping[str, st.SearchStrategy[Event]] = {
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_every_malformed_event_is_answered_and_no_neighbour_disturbed(
     omni: RunningOmni, dialect: str, data: st.DataObject
@@ -100,9 +98,7 @@ async def _talk(address: str, dialect: str, events: list[Event]) -> None:
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20)
 @given(frame=st.binary(max_size=40) | st.text(max_size=40))
 def test_a_frame_of_anything_is_answered(
     omni: RunningOmni, dialect: str, frame: bytes | str

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni.engine import (
@@ -145,7 +145,7 @@ def test_a_journal_is_read_up_to_its_first_wrong_byte(tmp_path: Path) -> None:
     assert [record.item for record in read_journal(tmp_path / "j")] == [BEGAN]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(garbage=st.binary(max_size=300))
 def test_garbage_behind_a_journal_does_no_harm(tmp_path: Path, garbage: bytes) -> None:
     path = tmp_path / os.urandom(8).hex()

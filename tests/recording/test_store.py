@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 import pytest
 from attrs import evolve
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni.errors import ClientError, Forbidden, NotFound, ProtocolError, TooLarge
@@ -331,7 +331,7 @@ def test_a_path_that_names_no_file_of_the_session_finds_none(folder: Path, name:
         asset_path(folder, name)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(name=st.text() | st.lists(st.sampled_from(["..", ".", "a", "", "\\"])).map("/".join))
 def test_no_path_at_all_leads_outside(folder: Path, name: str) -> None:
     try:

@@ -29,6 +29,7 @@ from omni.realtime.openai.response import Response
 from omni.realtime.openai.slots import Slots
 from omni.recording.recorder import NoRecording
 from omni.settings import FabricSettings, RealtimeSettings
+from tests.conftest import status_of
 from tests.fabric import EchoWorker, broker_thread, fabric
 from tests.fakes import TIMEOUT_S
 
@@ -131,7 +132,7 @@ async def answered(
     async with open_link(fabric, role="web", name="web-0") as link:
         await link.wait_connected(TIMEOUT_S)
         async with asyncio.timeout(TIMEOUT_S):
-            while not any(view.num_slots for view in (await link.status()).workers):
+            while not any(view.num_slots for view in (await status_of(link)).workers):
                 await asyncio.sleep(0.005)
         async with answers_of(link, told) as answers:
             answer = an_answer()

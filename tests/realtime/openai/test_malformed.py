@@ -4,7 +4,7 @@ import asyncio
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omni.errors import ProtocolError
@@ -52,9 +52,7 @@ def _may_be_right(kind: str, fields: dict[str, object]) -> bool:
     return kind == "input_audio_buffer.append" and isinstance(fields.get("audio"), str)
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40)
 @given(events=st.lists(_EVENTS | _JUNK, min_size=1, max_size=8))
 def test_each_malformed_event_gets_one_error_and_ends_nothing(
     omni: RunningOmni, events: list[bytes | tuple[str, dict[str, object]]]
@@ -80,9 +78,7 @@ _SESSIONS = st.dictionaries(
 )
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40)
 @given(sessions=st.lists(_SESSIONS, min_size=1, max_size=8))
 def test_any_session_is_taken_or_refused(
     omni: RunningOmni, sessions: list[dict[str, object]]
