@@ -193,9 +193,15 @@ class Call:
         return bool(self.images)
 
     def _skip_rest(self) -> Program[None]:
-        """Hear the units that are left of a chunk whose answer failed: they must not pile up."""
-        while self.session.has_unit():
-            yield from done(HearUnit())
+        """Hear the units that are left of a chunk whose answer failed: they must not pile up.
+
+        Where hearing is what fails they stay for the next chunk, and the call goes on.
+        """
+        try:
+            while self.session.has_unit():
+                yield from done(HearUnit())
+        except OmniError as exc:
+            log.info("a unit is heard with the next chunk: %s", exc)
 
     def _perceive(self) -> Program[Perceived]:
         images, self.images = self.images, []

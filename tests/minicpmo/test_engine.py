@@ -398,6 +398,26 @@ def test_a_call_outlives_a_moment_without_pages(
     assert units[1].kv_cache_length - units[0].kv_cache_length == 13
 
 
+def test_a_call_outlives_a_moment_in_which_nothing_can_be_heard(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = slots(1)[0]
+    driver.ask(seat, evolve(PREPARE, generate_audio=False, force_listen_count=9), Prepared)
+
+    def short(slots: Sequence[int]) -> torch.Tensor:
+        raise CapacityError("no page is free")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.runner.hearing, "step", short)
+        failed = driver.refusal(seat, chunk(2, 0))
+        unheard = driver.wait(seat, UnitResult)
+    late = driver.ask(seat, chunk(2, 1), UnitResult)
+
+    assert (failed.code, failed.fatal) == ("no_capacity", False)
+    assert unheard.is_listen and unheard.current_time == 0
+    assert late.current_time == 2  # with what could not be heard before
+
+
 def test_closing_the_engine_ends_running_sessions(start: Callable[..., Driver]) -> None:
     driver = start(EngineOptions(), "fabric.slots=2")
     seat = slots(1)[0]
