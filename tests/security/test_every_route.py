@@ -16,7 +16,7 @@ from omni.web import make_app
 from tests.conftest import RunningOmni, StartOmni
 from tests.realtime.client import TIMEOUT_S
 
-OPEN = {"/health", "/signin", "/api/signin", "/api/signout", "/static"}
+OPEN = {"/health", "/signin", "/api/signin", "/api/signout", "/static", "/favicon.ico"}
 ADMIN = {
     ("GET", "/sessions"),
     ("GET", "/api/sessions"),
