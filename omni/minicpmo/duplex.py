@@ -1,6 +1,7 @@
 """Full duplex as a program: prepare, then for every second hear, decide, and listen or speak.
 
 Source: the published duplex loop; its known faults are mended where a comment names one (Q...).
+Longer than most files: what a unit does, from hearing to its end, shares the state of one call.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Sessions that come and go faster than the model can be warmed disturb nobody."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import pytest
@@ -11,35 +11,27 @@ from omni.pocket.engine import PocketEngine
 from omni.pocket.hearing import Hearing
 from omni.pocket.pipeline import Pipeline
 from omni.pocket.speaking import Voice
-from omni.pocket.thinking import Answer, Sampling, TakeText, Utterance
+from omni.pocket.thinking import TakeText, Utterance
 from omni.settings import load_settings
+from tests.pocket.scripted import ScriptedThinking
 
 #: The most that can be set: their warming fills a lane's queue in four goes.
 NUM_SEATS = 64
 
 
-class SlowThinking:
+class SlowThinking(ScriptedThinking):
     """A model that is still busy with the first words of its first prompt."""
 
-    name = "slow"
-
     def __init__(self) -> None:
+        super().__init__("Here I am.")
         self.is_free = threading.Event()
 
     def prepare(self, seat: int, messages: Sequence[Utterance], take: TakeText) -> None:
+        """Take until it is free."""
         self.is_free.wait()
 
-    def answer(
-        self,
-        seat: int,
-        messages: Sequence[Utterance],
-        sampling: Sampling,
-        take: TakeText,
-        prefilled: Callable[[int], None] = lambda input_tokens: None,
-    ) -> Answer:
-        raise NotImplementedError
-
     def close(self) -> None:
+        """Let go of who waits."""
         self.is_free.set()
 
 
