@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import msgpack
 import pytest
@@ -516,10 +516,7 @@ async def test_what_waits_is_asked_for_again_oldest_first_and_as_of_one_moment(
     fabric: FabricSettings,
 ) -> None:
     """Each was asked for as of its own moment: one that was longer on its way seemed younger."""
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    router.bind(endpoints(fabric).web)
-    try:
+    with a_router(fabric) as router:
         async with open_link(fabric, role="web", name="web-0") as link:
             sessions = [link.open_session(f"c{index}", "chat") for index in range(3)]
             tasks = []
@@ -538,12 +535,22 @@ async def test_what_waits_is_asked_for_again_oldest_first_and_as_of_one_moment(
                     asked.append((header.session, message.waited_s))
             began_at_s = {session.key: session.enqueued_at_s or 0.0 for session in sessions}
         await asyncio.gather(*tasks, return_exceptions=True)
-    finally:
-        context.destroy(linger=0)
 
     assert [key for key, _ in asked] == [session.key for session in reversed(sessions)]
     moments = [began_at_s[key] + waited_s for key, waited_s in asked]
     assert moments == pytest.approx([moments[0]] * 3, rel=0, abs=1e-9)
+
+
+@contextmanager
+def a_router(fabric: FabricSettings) -> "Iterator[zmq.Socket[bytes]]":
+    """A socket where a broker would listen: the test says what it says."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.bind(endpoints(fabric).web)
+    try:
+        yield router
+    finally:
+        context.destroy(linger=0)
 
 
 async def _received(router: "zmq.Socket[bytes]") -> list[bytes]:
@@ -670,10 +677,7 @@ async def test_a_frozen_broker_is_noticed_and_taken_back(
 async def test_a_broker_of_another_version_is_an_error_that_says_so(
     fabric: FabricSettings, version: int
 ) -> None:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    router.bind(endpoints(fabric).web)
-    try:
+    with a_router(fabric) as router:
         async with open_link(fabric, role="web", name="web-0") as link:
             peer, *_ = await _received(router)
             refused = Refused(code="version", message="peer speaks protocol 1, this is 2")
@@ -683,15 +687,10 @@ async def test_a_broker_of_another_version_is_an_error_that_says_so(
                 await link.wait_connected(TIMEOUT_S)
             with pytest.raises(ProtocolError):
                 await leased(link)
-    finally:
-        context.destroy(linger=0)
 
 
 async def test_garbage_from_the_broker_is_passed_over(fabric: FabricSettings) -> None:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = context.socket(zmq.ROUTER)
-    router.bind(endpoints(fabric).web)
-    try:
+    with a_router(fabric) as router:
         async with open_link(fabric, role="web", name="web-0") as link:
             peer, *_ = await _received(router)
             short = msgpack.packb([PROTOCOL_VERSION, "welcome"])
@@ -701,5 +700,3 @@ async def test_garbage_from_the_broker_is_passed_over(fabric: FabricSettings) ->
             router.send_multipart([peer, *encode(Header(kind=""), welcome)])
 
             await link.wait_connected(TIMEOUT_S)
-    finally:
-        context.destroy(linger=0)

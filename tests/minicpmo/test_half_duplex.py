@@ -235,12 +235,16 @@ def test_a_turn_is_the_same_beside_other_modes(
 def test_closing_leaves_nothing_behind(
     driver: Driver, slot: Slot, script: Script, word: NDArray[np.float32], silence_s: float
 ) -> None:
-    """0.4: while an answer is held back. 1.0: while it is on its way. The fixture looks."""
+    """0.4: while an answer is held back. 1.0: while it is on its way."""
     length = prepare(driver, slot).prompt_length
     script.tokens[0] = tokens_of(driver, "one two three four five " * 9)[:30]
 
     say(driver, slot, word, quiet(silence_s))
     driver.until(lambda: driver.runner.kv_length(0) > length)
+
+    driver.step(slot, Close())
+
+    assert driver.is_clean(0)
 
 
 def test_a_stop_ends_the_turn_with_what_there_is(
